@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, is_array_api_obj
 
 
 def describe(**arrays: Any) -> str:
@@ -41,3 +41,13 @@ def namespace(**arrays: Any) -> Any:
     if not all(hasattr(array, "dtype") and xp.isdtype(array.dtype, "real floating") for array in present):
         raise TypeError(f"expected real floating-point arrays; got {describe(**arrays)}")
     return xp
+
+
+def is_boolean(array: Any, xp: Any) -> bool:
+    """Whether this is a boolean array, and one of the library whose namespace is `xp`.
+
+    >>> import numpy as np
+    >>> is_boolean(np.array([True]), namespace(x=np.zeros(1))), is_boolean(True, namespace(x=np.zeros(1)))
+    (True, False)
+    """
+    return is_array_api_obj(array) and array_namespace(array) is xp and xp.isdtype(array.dtype, "bool")

@@ -1,10 +1,11 @@
 """Attention: scores, softmax, and a weighted sum of the values."""
 
+from itertools import zip_longest
 from typing import Any
 
 from jaxtyping import Float
 
-from .arrays import describe, namespace
+from .arrays import describe, is_boolean, namespace
 from .masks import Mask
 from .scores import scaled_dot_product
 from .softmax import softmax
@@ -68,7 +69,8 @@ def attention(
 ) -> Float[Any, "*axes q_len d_v"]:
     r"""Each query's weighted average of the values.
 
-    .. math:: \operatorname{attention}(Q, K, V) = \operatorname{softmax}\Bigl(\frac{Q K^\top}{\sqrt{d_k}}\Bigr) V
+    .. math:: \operatorname{attention}(Q, K, V)
+              = \operatorname{softmax}\Bigl(\frac{Q K^\top}{\sqrt{d_k}}\Bigr) V
 
     (Vaswani et al. 2017, eq. 1.)
 
@@ -94,6 +96,9 @@ def _one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
     xp = namespace(q=q, **shared)
     if any(x.ndim < 2 for x in (q, *shared.values())):
         raise ValueError(f"expected at least two axes, (..., length, width); got {describe(q=q, **shared)}")
+    batch = zip_longest(*(x.shape[-4::-1] for x in (q, *shared.values())), fillvalue=1)
+    if any(len({1, *sizes}) > 2 for sizes in batch):
+        raise ValueError(f"batch axes must broadcast; got {describe(q=q, **shared)}")
     heads = [x.shape[-3] if x.ndim > 2 else 1 for x in (q, *shared.values())]
     if any(count == 0 or heads[0] % count for count in heads[1:]):
         raise ValueError(f"key and value heads must divide the query heads; got {describe(q=q, **shared)}")
@@ -105,9 +110,11 @@ def _one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
 
 def _fits(name: str, array: Any, scores: Any, boolean: bool = False) -> Any:
     """`array` itself, once it is known to broadcast to the scores."""
-    xp = namespace(scores=scores)
-    if boolean and not (hasattr(array, "dtype") and xp.isdtype(array.dtype, "bool")):
-        raise TypeError(f"a mask is a Mask or a boolean array (True = may attend); got {describe(mask=array)}")
+    if boolean and not is_boolean(array, namespace(scores=scores)):
+        raise TypeError(
+            "a mask is a Mask or a boolean array (True = may attend) of the scores' library; "
+            f"got {describe(scores=scores, mask=array)}"
+        )
     missing = scores.ndim - array.ndim
     sizes = zip(array.shape, scores.shape[max(missing, 0) :], strict=False)
     if missing < 0 or any(size not in (1, wanted) for size, wanted in sizes):

@@ -21,7 +21,9 @@ def split_heads(x: Float[Any, "*batch n width"], num_heads: int) -> Float[Any, "
     """
     xp = namespace(x=x)
     if x.ndim < 2 or num_heads < 1 or x.shape[-1] % num_heads:
-        raise ValueError(f"{num_heads} heads must divide the last axis of (..., n, width); got {describe(x=x)}")
+        raise ValueError(
+            f"{num_heads} heads must divide the last axis of (..., n, width); got {describe(x=x)}"
+        )
     *batch, n, width = x.shape
     return xp.moveaxis(xp.reshape(x, (*batch, n, num_heads, width // num_heads)), -2, -3)
 
@@ -67,7 +69,8 @@ def multi_head_attention(
 
     .. math::
         \operatorname{head}_i &= \operatorname{attention}(X W^Q_i,\; M W^K_i,\; M W^V_i) \\
-        \operatorname{output} &= \operatorname{concat}(\operatorname{head}_1, \dots, \operatorname{head}_h)\, W^O
+        \operatorname{output} &=
+            \operatorname{concat}(\operatorname{head}_1, \dots, \operatorname{head}_h)\, W^O
 
     (Vaswani et al. 2017, section 3.2.2.) Queries come from `x`, keys and values from `memory`: the same
     array for self-attention, another one for cross-attention.
@@ -97,7 +100,7 @@ def multi_head_attention(
 def _project(x: Any, w: Any, b: Any, name: str) -> Any:
     if w.ndim < 2 or x.shape[-1] != w.shape[-2] or (b is not None and b.shape[-1:] != w.shape[-1:]):
         raise ValueError(
-            f"w_{name} needs as many rows as its input is wide, b_{name} as many entries as w_{name} has columns; "
-            f"got {describe(**{'input': x, f'w_{name}': w, f'b_{name}': b})}"
+            f"w_{name} needs as many rows as its input is wide, b_{name} as many entries as w_{name} has "
+            f"columns; got {describe(**{'input': x, f'w_{name}': w, f'b_{name}': b})}"
         )
     return x @ w if b is None else x @ w + b

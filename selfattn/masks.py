@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
+from .arrays import describe, is_boolean
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -32,7 +34,7 @@ class Mask:
     def dense(self, q_len: int, kv_len: int, like: Any = None) -> Any:
         """The rule as a boolean array ``(..., q_len, kv_len)``, in the library and on the device of `like`.
 
-        Without `like` it is a NumPy array. Raises `TypeError` when the predicate isn't boolean.
+        Without `like` it is a NumPy array. Raises `TypeError` when the predicate returns anything else.
 
         >>> causal.dense(2, 3)
         array([[ True, False, False],
@@ -43,10 +45,9 @@ class Mask:
         i = xp.arange(q_len, device=device(like))[:, None]
         j = xp.arange(kv_len, device=device(like))[None, :]
         allowed = self.predicate(i, j)
-        if not hasattr(allowed, "dtype") or not xp.isdtype(allowed.dtype, "bool"):
-            raise TypeError(
-                f"a mask's predicate returns booleans; got {getattr(allowed, 'dtype', type(allowed).__name__)}"
-            )
+        if not is_boolean(allowed, xp):
+            seen = describe(i=i, returned=allowed)
+            raise TypeError(f"a mask's predicate returns a boolean array of its indices' library; got {seen}")
         return xp.broadcast_to(allowed, (*allowed.shape[:-2], q_len, kv_len))
 
     def shift(self, offset: int) -> "Mask":

@@ -67,8 +67,8 @@ def cosine(
     def direction(x: Any) -> Any:
         largest = xp.max(xp.abs(x), axis=-1, keepdims=True)  # squares of x itself might overflow
         x = x / xp.where(largest == 0, xp.ones_like(largest), largest)
-        length = xp.sqrt(xp.sum(x * x, axis=-1, keepdims=True))
-        return x / xp.where(length == 0, xp.ones_like(length), length)
+        square = xp.sum(x * x, axis=-1, keepdims=True)
+        return x / xp.sqrt(xp.where(square == 0, xp.ones_like(square), square))  # at 0 a root has no slope
 
     return dot_product(direction(q), direction(k)) / temperature
 
@@ -123,10 +123,14 @@ def additive(
     array([[0.]])
     """
     xp = namespace(q=q, k=k, w_q=w_q, w_k=w_k, v=v)
-    if (q.shape[-1], k.shape[-1]) != (w_q.shape[0], w_k.shape[0]) or not w_q.shape[1:] == w_k.shape[1:] == v.shape:
+    if (
+        (q.ndim < 2 or k.ndim < 2 or v.ndim != 1)
+        or (q.shape[-1], k.shape[-1]) != (w_q.shape[0], w_k.shape[0])
+        or not w_q.shape[1:] == w_k.shape[1:] == v.shape
+    ):
         raise ValueError(
-            "expected w_q (d_q, d_hidden), w_k (d_k, d_hidden), v (d_hidden,); "
-            f"got {describe(q=q, k=k, w_q=w_q, w_k=w_k, v=v)}"
+            "expected q (..., q_len, d_q), k (..., kv_len, d_k), w_q (d_q, d_hidden), w_k (d_k, d_hidden), "
+            f"v (d_hidden,); got {describe(q=q, k=k, w_q=w_q, w_k=w_k, v=v)}"
         )
     hidden = xp.tanh((q @ w_q)[..., :, None, :] + (k @ w_k)[..., None, :, :])
     return xp.sum(hidden * v, axis=-1)

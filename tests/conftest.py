@@ -1,0 +1,45 @@
+"""What every test stands on: enforced shapes, three array libraries, the same random examples each time."""
+
+import os
+
+import jaxtyping
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # draw without a screen, in doctests too
+jaxtyping.install_import_hook(
+    "selfattn", "beartype.beartype"
+)  # takes effect where selfattn is imported later
+
+import array_api_strict  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)  # one core for each of xdist's workers
+settings.register_profile("suite", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
+
+
+@pytest.fixture(params=[np, torch, array_api_strict], ids=lambda library: library.__name__, scope="session")
+def xp(request):
+    """An array library."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def like(xp):
+    """Make an array of that library: `like(numbers)` or `like(numbers, "float32")`."""
+    return lambda array, dtype="float64": xp.asarray(np.array(array), dtype=getattr(xp, dtype))
+
+
+@pytest.fixture
+def normal():
+    """Draw standard normal numbers, the same ones in every run: `normal(2, 3)`."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: rng.standard_normal(shape)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Leave shapes to the library's own errors, as they are for a user who has no type checker."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

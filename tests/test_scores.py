@@ -1,0 +1,170 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_allclose, assert_array_equal
+
+import selfattn as sa
+
+DOUBLE = {"dtype": torch.float64, "requires_grad": True}
+
+
+def pair_by_pair(score, q, k):
+    """Scores from a function of one query and one key, for two axes in front of the lengths."""
+    return [
+        [[[score(a, b) for b in keys] for a in queries] for queries, keys in zip(*heads, strict=True)]
+        for heads in zip(q, k, strict=True)
+    ]
+
+
+def cosine(a, b):
+    return math.fsum(a * b) / math.hypot(*a) / math.hypot(*b)
+
+
+@pytest.mark.parametrize(
+    ("score", "shapes", "one"),
+    [
+        (sa.dot_product, [], lambda a, b: math.fsum(a * b)),
+        (sa.scaled_dot_product, [], lambda a, b: math.fsum(a * b) / math.sqrt(len(a))),
+        (sa.cosine, [], cosine),
+        (
+            sa.bilinear,
+            [(4, 5)],
+            lambda a, b, w: math.fsum(a[i] * w[i, j] * b[j] for i in range(4) for j in range(5)),
+        ),
+        (
+            sa.additive,
+            [(4, 3), (5, 3), (3,)],
+            lambda a, b, w_q, w_k, v: math.fsum(
+                v[h] * math.tanh(math.fsum(a * w_q[:, h]) + math.fsum(b * w_k[:, h])) for h in range(3)
+            ),
+        ),
+    ],
+    ids=["dot_product", "scaled_dot_product", "cosine", "bilinear", "additive"],
+)
+class TestEveryScore:
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+    def test_same_as_pair_by_pair(self, like, xp, normal, score, shapes, one, dtype, tolerance):
+        q, k, *weights = (
+            normal(2, 3, 6, 4),
+            normal(2, 3, 7, 5 if shapes else 4),
+            *(normal(*shape) for shape in shapes),
+        )
+        scores = score(*(like(x, dtype) for x in (q, k, *weights)))
+        assert scores.dtype == getattr(xp, dtype)
+        exact = np.array(pair_by_pair(lambda a, b: one(a, b, *weights), q, k))
+        assert_allclose(scores, exact, atol=tolerance * abs(exact).max())
+
+    def test_leading_axes_broadcast(self, like, normal, score, shapes, one):
+        q, k, *weights = (
+            normal(2, 1, 6, 4),
+            normal(3, 7, 5 if shapes else 4),
+            *(normal(*shape) for shape in shapes),
+        )
+        scores = score(*map(like, (q, k, *weights)))
+        assert scores.shape == (2, 3, 6, 7)
+        assert_allclose(scores[1, 2, ...], score(*map(like, (q[1, 0], k[2], *weights))), atol=1e-12)
+
+    def test_gradients(self, normal, score, shapes, one):
+        shapes = [(3, 4), (2, 5 if shapes else 4), *shapes]
+        assert torch.autograd.gradcheck(score, [torch.tensor(normal(*shape), **DOUBLE) for shape in shapes])
+
+
+def test_numbers_for_a_pencil(like):
+    q, k = like([[1.0, 2.0]]), like([[3.0, 4.0], [2.0, -1.0]])
+    assert_array_equal(sa.dot_product(q, k), [[11, 0]])
+    assert_allclose(sa.scaled_dot_product(q, k), [[11 / math.sqrt(2), 0]], atol=1e-15)
+    assert_array_equal(sa.scaled_dot_product(q, k, scale=2.0), [[22, 0]])
+    assert_allclose(sa.cosine(q, k), [[11 / (5 * math.sqrt(5)), 0]], atol=1e-15)
+    assert_array_equal(sa.bilinear(q, k, like([[0.0, 1.0], [0.0, 0.0]])), [[4, -1]])
+    assert_allclose(
+        sa.additive(q, k, like([[1.0], [0.0]]), like([[0.0], [1.0]]), like([2.0])), 2 * np.tanh([[5, 0]])
+    )
+
+
+def test_bilinear_is_the_dot_product_of_projections(normal):
+    q, k, w_q, w_k = normal(3, 4), normal(5, 6), normal(4, 2), normal(6, 2)
+    assert_allclose(sa.bilinear(q, k, w_q @ w_k.T), sa.dot_product(q @ w_q, k @ w_k), atol=1e-12)
+
+
+@pytest.mark.parametrize("library", [np, torch])
+def test_half_precision_scales_before_it_could_overflow(library):
+    x = library.full(
+        (1, 64), 60.0, dtype=library.float16
+    )  # 64 · 60² is over float16's 65504, an eighth of it isn't
+    assert_array_equal(sa.scaled_dot_product(x, x), [[28800]])
+
+
+class TestCosine:
+    @given(
+        arrays(np.float64, (2, 3), elements=st.floats(0.1, 10)), st.floats(0.01, 100), st.floats(0.01, 100)
+    )
+    def test_lengths_do_not_count(self, x, a, b):
+        assert_allclose(sa.cosine(a * x, b * x), sa.cosine(x, x), atol=1e-12)
+
+    @given(arrays(np.float64, (3, 4), elements=st.floats(-1, 1) | st.floats(-1e300, 1e300)))
+    def test_stays_between_minus_one_and_one(self, x):
+        assert (abs(sa.cosine(x, x)) <= 1 + 1e-15).all()
+
+    @pytest.mark.parametrize("length", [5e-324, 1e-300, 1e300, 1.7e308])
+    def test_tiny_and_huge_vectors_have_a_direction(self, like, length):
+        x = like([[length, 0.0], [length, length]])
+        assert_allclose(sa.cosine(x, x), [[1, math.sqrt(0.5)], [math.sqrt(0.5), 1]], atol=1e-12)
+
+    def test_temperature_divides_and_may_be_an_array(self, like, normal):
+        x = like(normal(2, 3, 4))
+        plain = np.asarray(sa.cosine(x, x))
+        assert_allclose(sa.cosine(x, x, 0.5), 2 * plain, atol=1e-12)
+        per_head = sa.cosine(x, x, like([[[0.5]], [[4.0]]]))
+        assert_allclose(per_head, plain * [[[2]], [[0.25]]], atol=1e-12)
+
+    def test_a_zero_vector_matches_nothing_and_has_a_gradient(self, like, normal):
+        assert_array_equal(sa.cosine(like(np.zeros((1, 3))), like(normal(2, 3))), [[0, 0]])
+        zero = torch.zeros((1, 3), **DOUBLE)
+        sa.cosine(zero, torch.ones(2, 3, dtype=torch.float64)).sum().backward()
+        assert torch.isfinite(zero.grad).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("score", "shapes", "seen"),
+    [
+        (sa.dot_product, [(2, 3), (2, 4)], r"q \w+ float64 \(2, 3\), k \w+ float64 \(2, 4\)"),
+        (sa.dot_product, [(3,), (2, 3)], r"q \w+ float64 \(3,\), k \w+ float64 \(2, 3\)"),
+        (sa.scaled_dot_product, [(2, 3), (4,)], r"k \w+ float64 \(4,\)"),
+        (sa.cosine, [(2, 3), (2, 4)], r"q \w+ float64 \(2, 3\), k \w+ float64 \(2, 4\)"),
+        (sa.bilinear, [(2, 3), (2, 4), (4, 3)], r"w \(d_q, d_k\); got .*w \w+ float64 \(4, 3\)"),
+        (sa.bilinear, [(2, 3), (2, 4), (3, 3)], r"w \(d_q, d_k\); got .*w \w+ float64 \(3, 3\)"),
+        (sa.bilinear, [(2, 3), (2, 3), (2, 3, 3)], r"w \(d_q, d_k\); got .*w \w+ float64 \(2, 3, 3\)"),
+        (
+            sa.additive,
+            [(2, 3), (2, 4), (4, 5), (4, 5), (5,)],
+            r"w_q \(d_q, d_hidden\).* got .*w_q \w+ float64 \(4, 5\)",
+        ),
+        (sa.additive, [(2, 3), (2, 4), (3, 5), (3, 5), (5,)], r"got .*w_k \w+ float64 \(3, 5\)"),
+        (sa.additive, [(2, 3), (2, 4), (3, 5), (4, 6), (5,)], r"got .*w_k \w+ float64 \(4, 6\)"),
+        (sa.additive, [(2, 3), (2, 4), (3, 5), (4, 5), (6,)], r"got .*v \w+ float64 \(6,\)"),
+        (sa.additive, [(3,), (2, 4), (3, 5), (4, 5), (5,)], r"got q \w+ float64 \(3,\)"),
+        (sa.additive, [(2, 3), (4,), (3, 5), (4, 5), (5,)], r"got .*k \w+ float64 \(4,\)"),
+    ],
+)
+def test_widths_that_do_not_fit_are_named(like, score, shapes, seen):
+    with pytest.raises(ValueError, match=seen):
+        score(*(like(np.ones(shape)) for shape in shapes))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("score", "extra"),
+    [(sa.dot_product, 0), (sa.scaled_dot_product, 0), (sa.cosine, 0), (sa.bilinear, 1), (sa.additive, 3)],
+)
+def test_integers_and_strangers_are_refused(like, score, extra):
+    x = np.ones((2, 2))
+    with pytest.raises(TypeError, match=r"k \w+ int64 \(2, 2\)"):
+        score(like(x), like(x, "int64"), *[like(x)] * extra)
+    with pytest.raises(TypeError, match=r"one library; got .*k builtins list"):
+        score(like(x), x.tolist(), *[like(x)] * extra)

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from numpy.testing import assert_allclose, assert_array_equal
+
+import selfattn as sa
+
+rows = arrays(np.float64, array_shapes(max_dims=3), elements=st.floats(-50, 50) | st.just(-np.inf))
+
+
+def test_two_scores_one_apart(like, xp):
+    weights = sa.softmax(like([0.0, 1.0]))
+    assert type(weights) is type(like(0.0))
+    assert_allclose(weights, np.array([1, np.e]) / (1 + np.e), atol=1e-15)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_same_as_scipy(like, xp, axis, dtype, tolerance):
+    x = 5 * np.random.default_rng(0).standard_normal((3, 4, 5))
+    weights = sa.softmax(like(x, dtype), axis)
+    assert weights.dtype == getattr(xp, dtype)
+    assert_allclose(weights, scipy.special.softmax(x, axis), atol=tolerance)
+
+
+@given(rows)
+def test_rows_sum_to_one_or_to_zero_where_all_is_forbidden(like, x):
+    weights = np.asarray(sa.softmax(like(x)))
+    assert (weights >= 0).all()
+    assert_allclose(weights.sum(-1), np.isfinite(x).any(-1), atol=1e-12)
+    assert_array_equal(weights[x == -np.inf], 0)
+
+
+@given(rows, st.floats(-100, 100))
+def test_a_shift_changes_nothing(x, shift):
+    assert_allclose(sa.softmax(x + shift), sa.softmax(x), atol=1e-12)
+
+
+@given(rows)
+def test_a_forbidden_score_is_as_good_as_an_absent_one(x):
+    row = x.reshape(-1)
+    weights = sa.softmax(row)
+    assert_allclose(weights[np.isfinite(row)], sa.softmax(row[np.isfinite(row)]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("scores", "weights"),
+    [
+        ([-np.inf, -np.inf], [0, 0]),
+        ([-np.inf, 3.0], [0, 1]),
+        ([np.inf, 0.0, np.inf], [0.5, 0, 0.5]),
+        ([1e308, 0.0, -1e308], [1, 0, 0]),
+        ([-1e308, -1e308], [0.5, 0.5]),
+        ([1000.0, 1000.0 + np.log(3)], [0.25, 0.75]),
+        ([-1000.0, -1000.0 + np.log(3)], [0.25, 0.75]),
+        ([7.0], [1]),
+        ([], []),
+    ],
+)
+def test_edges(like, scores, weights):
+    assert_allclose(sa.softmax(like(scores)), weights, atol=1e-12)
+
+
+def test_no_keys_at_all(like):
+    assert sa.softmax(like(np.zeros((2, 0)))).shape == (2, 0)
+
+
+def test_not_a_number_stays_visible(like):
+    assert np.isnan(np.asarray(sa.softmax(like([np.nan, 0.0])))).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "epsilon"),
+    [
+        (lambda x: x.astype(np.float16), 2**-11),
+        (lambda x: torch.tensor(x, dtype=torch.float16), 2**-11),
+        (lambda x: torch.tensor(x, dtype=torch.bfloat16), 2**-8),
+    ],
+    ids=["numpy float16", "torch float16", "torch bfloat16"],
+)
+class TestHalfPrecision:
+    def test_keeps_its_type_and_rounds_only_once(self, make, epsilon):
+        x = make(np.append(np.linspace(-4, 4, 32), -np.inf))
+        weights = sa.softmax(x)
+        assert weights.dtype == x.dtype
+        exact = torch.softmax(torch.as_tensor(x).double(), -1)
+        assert_allclose(torch.as_tensor(weights).double(), exact, rtol=epsilon, atol=2**-25)
+
+    def test_sums_what_its_own_type_cannot_hold(self, make, epsilon):
+        n = 100_000  # more than the 65504 that float16 reaches
+        assert_allclose(torch.as_tensor(sa.softmax(make(np.zeros(n)))).double(), 1 / n, rtol=2**-8)
+
+
+def test_gradients_are_torchs_own_and_none_is_nan_where_all_is_forbidden():
+    x = torch.tensor([[0.3, -1.0, 2.0], [1.0, -torch.inf, 0.5]], dtype=torch.float64, requires_grad=True)
+    cotangent = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], dtype=torch.float64)
+    (ours,) = torch.autograd.grad(sa.softmax(x), x, cotangent)
+    (theirs,) = torch.autograd.grad(torch.softmax(x, -1), x, cotangent)
+    assert_allclose(ours, theirs, atol=1e-12)
+
+    empty = torch.full((2,), -torch.inf, requires_grad=True)
+    (gradient,) = torch.autograd.grad(sa.softmax(empty).sum(), empty)
+    assert_array_equal(gradient, [0, 0])
+
+
+@given(arrays(np.float64, array_shapes(max_dims=1, max_side=6), elements=st.floats(-10, 10)))
+def test_jacobian_is_what_automatic_differentiation_finds(like, x):
+    expected = torch.autograd.functional.jacobian(lambda x: torch.softmax(x, -1), torch.tensor(x))
+    assert_allclose(sa.softmax_jacobian(like(scipy.special.softmax(x))), expected, atol=1e-12)
+
+
+def test_jacobian_of_many_rows(like):
+    weights = np.array([[[0.5, 0.5], [1.0, 0.0]]])
+    jacobian = sa.softmax_jacobian(like(weights))
+    assert_allclose(jacobian, [[[[0.25, -0.25], [-0.25, 0.25]], [[0, 0], [0, 0]]]], atol=1e-15)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("function", [sa.softmax, sa.softmax_jacobian])
+def test_integers_are_refused(like, function):
+    with pytest.raises(TypeError, match=r"real floating-point arrays; got \w+ \w+ int64 \(1, 2\)"):
+        function(like([[1, 2]], "int64"))
