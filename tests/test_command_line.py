@@ -1,0 +1,156 @@
+"""`python -m experiments` as a user types it: refusals before anything starts, failures that lose nothing."""
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from experiments import notebooks
+from experiments.__main__ import main
+from experiments.notebooks import CHAPTERS, EXPERIMENTS
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("a notebook was started")
+
+    monkeypatch.setattr(notebooks, "execute", started)
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("run nonesuch", "unknown experiment 'nonesuch'; there are scaling_init, scaling_training"),
+        ("show nonesuch", "unknown experiment 'nonesuch'"),
+        ("refresh nonesuch", "unknown notebook nonesuch"),
+        ("run scaling_init --profile huge", "no profile 'huge'; there are default, smoke, full"),
+        ("run scaling_init -p d_q [4]", "no parameter d_q; there are d_k"),
+        ("run scaling_init -p seeds many", "scaling_init: seeds is a int, such as 12; got 'many'"),
+        ("run scaling_init -p seeds 2.5", "seeds is a int"),
+        ("run scaling_init -p seeds [1,2]", "seeds is a int"),
+        ("run scaling_init -p seeds True", "seeds is a int"),
+        ("run scaling_init -p d_k 4", "d_k is a list of int"),
+        ("run scaling_init -p d_k []", "d_k is a list of int"),
+        ("run scaling_init -p d_k [4,'a']", "d_k is a list of int"),
+        ("run scaling_training -p learning_rates ['fast']", "learning_rates is a list of float"),
+        ("run scaling_init scaling_training -p batch 3.5", "batch is a int"),
+        (
+            "run scaling_init scaling_training -p learning_rates [0.1]",
+            "scaling_init has no parameter learning_rates",
+        ),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line_and_exit_code_2(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(typed.split()) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_typed_values_become_the_parameters_type() -> None:
+    changes = {"learning_rates": "[1, 1e-3]", "steps": "7"}
+    assert notebooks.settings("scaling_training", changes=changes) == {
+        "learning_rates": [1.0, 0.001],
+        "steps": 7,
+    }
+    smoke = notebooks.settings("scaling_training", "smoke", {"d_k": "4, 8"})
+    assert smoke["d_k"] == [4, 8]
+    assert smoke["steps"] == notebooks.profiles(EXPERIMENTS["scaling_training"])["smoke"]["steps"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_profiles_name_real_parameters(name: str) -> None:
+    defaults, known = notebooks.parameters(EXPERIMENTS[name]), notebooks.profiles(EXPERIMENTS[name])
+    assert list(known) == ["default", "smoke", "full"]
+    for changes in known.values():
+        assert changes.keys() <= defaults.keys()
+        assert all(type(value) is type(defaults[key]) for key, value in changes.items())
+
+
+def test_every_experiment_runs_at_the_smoke_profile(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = {path: path.read_bytes() for path in EXPERIMENTS.values()}
+    assert main(["run", "--profile", "smoke"]) == 0
+    shown = capsys.readouterr().out
+    for name in EXPERIMENTS:
+        assert f"{name}: runs/{name}-smoke" in shown
+        executed = nbformat.read(elsewhere / f"runs/{name}-smoke/{name}.ipynb", 4)
+        assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+        claims = pd.read_json(elsewhere / f"runs/{name}-smoke/claims.json")
+        assert set(claims["verdict"]) == {"not tested"}, "a smoke run decides nothing"
+    assert {path: path.read_bytes() for path in published} == published, "a run changes no published notebook"
+
+
+def test_other_parameters_give_another_table_and_picture(elsewhere: Path) -> None:
+    typed = "run scaling_init -p d_k [2,32] -p seeds 2 -p batch 2"
+    assert main(typed.split()) == 0
+    (run,) = (elsewhere / "runs").iterdir()
+    assert set(pd.read_csv(run / "gaussian.csv")["d_k"]) == {2, 32}
+    pictures = [
+        output.data["image/png"]
+        for path in (run / "scaling_init.ipynb", EXPERIMENTS["scaling_init"])
+        for cell in nbformat.read(path, 4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) == 6
+    assert pictures[0] != pictures[3]
+
+
+def test_a_notebook_that_raises_is_kept_and_the_others_go_on(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = nbformat.v4
+    for name, code in {"good": "print(6 * 7)", "broken": "1 / 0"}.items():
+        cells = [new.new_code_cell("a = 1", metadata={"tags": ["parameters"]}), new.new_code_cell(code)]
+        nbformat.write(new.new_notebook(cells=cells), elsewhere / f"{name}.ipynb")
+        monkeypatch.setitem(EXPERIMENTS, name, elsewhere / f"{name}.ipynb")
+    assert main(["run", "broken", "good"]) == 1
+    said = capsys.readouterr()
+    assert "broken raised ZeroDivisionError: division by zero" in said.err
+    assert "good: runs/good-default" in said.out
+    assert "ZeroDivisionError" in (elsewhere / "runs/broken-default/broken.ipynb").read_text()
+    assert "42" in (elsewhere / "runs/good-default/good.ipynb").read_text()
+
+
+def test_refresh_executes_what_is_stale_and_nothing_else(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = elsewhere / "page.ipynb"
+    cells = [nbformat.v4.new_code_cell("import selfattn\nprint(6 * 7)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), page)
+    monkeypatch.setitem(CHAPTERS, "page", page)
+    assert main(["refresh", "page"]) == 0
+    first = page.read_text()
+    assert "42" in first
+    assert "selfattn/softmax.py" in first, "the notebook's inputs are kept with it"
+    assert main(["refresh", "page"]) == 0
+    assert "up to date" in capsys.readouterr().out
+    page.write_text(first.replace("6 * 7", "1 / 0"))
+    stale = page.read_bytes()
+    assert main(["refresh", "page"]) == 1
+    assert page.read_bytes() == stale, "a notebook that raises replaces nothing"
+    assert "ZeroDivisionError" in (elsewhere / "runs/refresh/page.ipynb").read_text()
+
+
+def test_list_status_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    assert "What does 1/√d_k do before any training?" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    assert all(line.endswith(" fresh") for line in capsys.readouterr().out.splitlines())
+    assert main(["show", "scaling_init"]) == 0
+    shown = capsys.readouterr().out
+    assert "scaling-init-variance" in shown
+    assert "processor" in shown
