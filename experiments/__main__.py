@@ -57,8 +57,9 @@ def run(names: list[str], profile: str, changes: dict[str, str], jobs: int) -> i
 
     def work(name: str) -> list[dict[str, Any]]:
         copy = folder(name) / f"{name}.ipynb"
+        code = {"profile": profile, "fingerprint": freshness.fingerprint(freshness.inputs(EXPERIMENTS[name]))}
         circumstances = notebooks.execute(EXPERIMENTS[name], copy, wanted[name])
-        return notebooks.save_record(copy, folder(name), circumstances | {"profile": profile})
+        return notebooks.save_record(copy, folder(name), code | circumstances)
 
     finished = in_parallel(work, wanted, jobs)
     failures = report_failures(finished, lambda name: folder(name) / f"{name}.ipynb")
@@ -86,7 +87,8 @@ def refresh(names: list[str], jobs: int) -> int:
             copy = kept(name)
             circumstances = notebooks.execute(path, copy, {}, {"inputs": inputs})
             if shelf is EXPERIMENTS:
-                notebooks.save_record(copy, RESULTS / name, circumstances)
+                code = {"profile": "default", "fingerprint": freshness.fingerprint(inputs)}
+                notebooks.save_record(copy, RESULTS / name, code | circumstances)
             shutil.move(copy, path)
 
         if due:

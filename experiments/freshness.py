@@ -8,6 +8,7 @@ digest of each is stored in its metadata; it is stale when one of them has anoth
 import ast
 import functools
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def inputs(path: Path) -> dict[str, str]:
     return {"cells": _digest("\0".join(code))} | {
         file: _digest(place.read_text(encoding="utf-8")) for file, place in present.items()
     }
+
+
+def fingerprint(found: dict[str, str]) -> str:
+    """One digest of all inputs: the code, the pins and the results that a run was made from."""
+    return _digest(json.dumps(found, sort_keys=True))
 
 
 def stale(path: Path) -> list[str]:

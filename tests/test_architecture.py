@@ -13,7 +13,7 @@ def python(*arguments):
 
 def test_imports_run_downhill():
     said, status = python(
-        "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"
+        "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache', '--no-logo'])"
     )
     assert status == 0, said
     assert "0 broken" in said

@@ -43,7 +43,7 @@ class TestClosedForms:
         q, k, bias = like([[6.0]]), like([[1.0], [0.0]]), like([[0.0, 100.0]])
         score = 2 * math.tanh(0.5 * 6 / 2)
         odds = math.exp(score - 100)
-        weights = sa.attention_weights(q, k, scale=0.5, softcap=2.0, bias=bias)
+        weights = sa.attention(q, k, like(np.eye(2)), scale=0.5, softcap=2.0, bias=bias)
         assert_allclose(weights, [[odds / (1 + odds), 1 / (1 + odds)]], rtol=1e-12)
 
     def test_softcap_does_not_soften_the_mask(self, like):
@@ -285,8 +285,8 @@ class TestErrors:
             ),
             (
                 [(2, 3), (4, 3), (4, 3)],
-                {"mask": (1, 2, 4)},
-                r"mask must broadcast to the scores \(2, 4\); got .*\(1, 2, 4\)",
+                {"mask": (1, 1, 1)},
+                r"mask must broadcast to the scores \(2, 4\); got .*\(1, 1, 1\)",
             ),
             (
                 [(2, 3), (4, 3), (4, 3)],
@@ -295,8 +295,8 @@ class TestErrors:
             ),
             (
                 [(2, 3), (4, 3), (4, 3)],
-                {"bias": (3, 2, 4)},
-                r"bias must broadcast to the scores \(2, 4\); got .*\(3, 2, 4\)",
+                {"bias": (1, 1, 1)},
+                r"bias must broadcast to the scores \(2, 4\); got .*\(1, 1, 1\)",
             ),
         ],
     )

@@ -122,8 +122,10 @@ class TestCosine:
         per_head = sa.cosine(x, x, like([[[0.5]], [[4.0]]]))
         assert_allclose(per_head, plain * [[[2]], [[0.25]]], atol=1e-12)
 
-    def test_a_zero_vector_matches_nothing_and_has_a_gradient(self, like, normal):
+    def test_a_zero_vector_matches_nothing(self, like, normal):
         assert_array_equal(sa.cosine(like(np.zeros((1, 3))), like(normal(2, 3))), [[0, 0]])
+
+    def test_a_zero_vector_has_a_gradient(self):
         zero = torch.zeros((1, 3), **DOUBLE)
         sa.cosine(zero, torch.ones(2, 3, dtype=torch.float64)).sum().backward()
         assert torch.isfinite(zero.grad).all()

