@@ -23,6 +23,9 @@ RUNS = Path("runs")
 def in_parallel(work: Callable[[str], Any], names: Iterable[str], jobs: int) -> dict[str, Any]:
     """`work` on every name, `jobs` at a time; a notebook that raised leaves its exception as its result."""
     names, finished = list(names), {}
+    os.environ["MPLBACKEND"] = (
+        "module://matplotlib_inline.backend_inline"  # pictures, whatever the shell says
+    )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // min(jobs, len(names) or 1))))
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(names), disable=None, unit="notebook") as progress:
         futures = {pool.submit(work, name): name for name in names}

@@ -6,6 +6,7 @@ import os
 import platform
 import tempfile
 import time
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import nbformat
 import pandas as pd
 import papermill
+from jupyter_core.utils import ensure_event_loop
 from traitlets.config import Config
 
 from .claims import RECORD
@@ -98,7 +100,11 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     aside = tempfile.TemporaryDirectory
-    with aside(dir=output.parent.resolve(), prefix=".run-") as folder, aside(prefix="kernel-") as sockets:
+    with (
+        aside(dir=output.parent.resolve(), prefix=".run-") as folder,
+        aside(prefix="kernel-") as sockets,
+        closing(ensure_event_loop()),  # the one that papermill's client uses in this thread, and leaves open
+    ):
         draft = Path(folder) / output.name
         try:
             papermill.execute_notebook(

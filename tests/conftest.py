@@ -1,10 +1,9 @@
 """What every test stands on: enforced shapes, three array libraries, the same random examples each time."""
 
-import os
-
 import jaxtyping
+import matplotlib as mpl
 
-os.environ.setdefault("MPLBACKEND", "Agg")  # draw without a screen, in doctests too
+mpl.use("Agg")  # draw without a screen, in doctests too
 jaxtyping.install_import_hook(
     "selfattn", "beartype.beartype"
 )  # takes effect where selfattn is imported later

@@ -93,7 +93,10 @@ def test_every_experiment_runs_at_the_smoke_profile(
     assert {path: path.read_bytes() for path in published} == published, "a run changes no published notebook"
 
 
-def test_other_parameters_give_another_table_and_picture(elsewhere: Path) -> None:
+def test_other_parameters_give_another_table_and_picture(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # a shell's own setting takes no picture away
     typed = "run scaling_init -p d_k [2,32] -p seeds 2 -p batch 2"
     assert main(typed.split()) == 0
     (run,) = (elsewhere / "runs").iterdir()
