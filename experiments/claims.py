@@ -130,7 +130,7 @@ class Record:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         shown = table(self.claims)
         with pd.option_context("display.max_colwidth", None):
-            html = shown.to_html(index=False, border=0)
+            html = shown.to_html(index=False, border=0, classes="claims")
         return {
             "text/html": html,
             "text/plain": shown.to_string(index=False),

@@ -305,10 +305,9 @@ def test_anyone_can_read_it(tab, mode):
     rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"] if mode == "light" else ["color-contrast"]
     options = {"runOnly": rules, "resultTypes": ["violations"], "preload": False}
     if tab.name != TOC["root"]:  # axe visits each token of the code and each glyph of a formula
-        flatten = (
-            "document.querySelectorAll('pre, mjx-container').forEach(e => { e.textContent = e.textContent })"
+        tab.page.locator("pre, mjx-container").evaluate_all(
+            "all => all.forEach(e => e.replaceChildren(e.innerText))"
         )
-        tab.page.evaluate(flatten)
     results = Axe().run(tab.page, None if tab.name == TOC["root"] else "article", options)
     found = [
         (rule["id"], node["target"], node["failureSummary"])
