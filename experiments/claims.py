@@ -74,11 +74,10 @@ class Claim:
     @property
     def threshold(self) -> str:
         """The bounds as a reader writes them."""
+        low, high = (f"{bound:g}".replace("-", "−") for bound in (self.at_least, self.at_most))
         if self.at_most == math.inf:
-            return f"≥ {self.at_least:g}"
-        if self.at_least == -math.inf:
-            return f"≤ {self.at_most:g}"
-        return f"{self.at_least:g} … {self.at_most:g}"
+            return f"≥ {low}"
+        return f"≤ {high}" if self.at_least == -math.inf else f"{low} … {high}"
 
     def row(self) -> dict[str, Any]:
         """The claim as one row of a table, numbers rounded to four digits."""

@@ -43,10 +43,10 @@ def batch(sources: list[torch.Generator], size: int) -> Batch:
     )
 
 
-def initialise(sources: list[torch.Generator], *, d_model: int, d_k: int) -> dict[str, Tensor]:
+def initialize(sources: list[torch.Generator], *, d_model: int, d_k: int) -> dict[str, Tensor]:
     """Fresh parameters per seed: embeddings of variance 1, projections of variance 1 / fan-in.
 
-    The wide projections come last, so that models of different `d_k` share the rest of their initialisation.
+    The wide projections come last, so that models of different `d_k` share the rest of their initialization.
     """
     shapes = {
         "key_embedding": (KEYS, d_model),

@@ -120,7 +120,7 @@ def execute(
             )
         finally:
             if draft.exists():
-                nbformat.write(_normalised(nbformat.read(draft, 4), stamp), draft)
+                nbformat.write(_normalized(nbformat.read(draft, 4), stamp), draft)
                 draft.replace(output)
     packages = ("numpy", "torch", "selfattn")
     return {
@@ -151,7 +151,7 @@ def _processor() -> str:
     return f"{models[0] if models else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
-def _normalised(notebook: Any, stamp: dict[str, Any] | None) -> Any:
+def _normalized(notebook: Any, stamp: dict[str, Any] | None) -> Any:
     """Without what differs from run to run or machine to machine: timings, paths, interpreter versions."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -1,7 +1,7 @@
 """Train the same small model from many seeds at once.
 
 Every parameter and every batch has a leading axis, one entry a seed. The seeds never mix: each has its own
-initialisation, its own data and its own gradient clipping, so that it learns what it would learn alone.
+initialization, its own data and its own gradient clipping, so that it learns what it would learn alone.
 """
 
 from collections.abc import Callable, Sequence

@@ -41,6 +41,18 @@ def test_verdict_by_rule(bounds: dict[str, float], verdict: str) -> None:
     assert Claim("c", "…", EIGHT, **bounds).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("bounds", "said"),
+    [
+        ({"at_least": -0.5}, "≥ −0.5"),
+        ({"at_most": 2.0}, "≤ 2"),
+        ({"at_least": 0.9, "at_most": 1.1}, "0.9 … 1.1"),
+    ],
+)
+def test_thresholds_read_as_a_reader_writes_them(bounds: dict[str, float], said: str) -> None:
+    assert Claim("c", "…", EIGHT, **bounds).threshold == said
+
+
 def test_too_few_seeds_decide_nothing() -> None:
     assert Claim("c", "…", [5.0] * (FEWEST_SEEDS - 1), at_least=0.0).verdict == "not tested"
     assert Claim("c", "…", [5.0] * FEWEST_SEEDS, at_least=0.0).verdict == "reproduced"

@@ -50,7 +50,7 @@ def test_outputs_are_newer_than_their_inputs(name: str) -> None:
 
 
 @every_notebook
-def test_is_normalised(name: str) -> None:
+def test_is_normalized(name: str) -> None:
     """Nothing in the file depends on the machine or on when it ran."""
     notebook = nbformat.read(ALL[name], 4)
     nbformat.validate(notebook)

@@ -10,7 +10,7 @@ def train_lookup(
     seeds: list[int], steps: int = 20, learning_rate: float = 3e-3
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     sources = training.generators(seeds)
-    p = lookup.initialise(sources, d_model=16, d_k=8)
+    p = lookup.initialize(sources, d_model=16, d_k=8)
 
     def loss() -> torch.Tensor:
         given = lookup.batch(sources, 8)
@@ -50,7 +50,7 @@ def test_the_answer_is_the_value_of_the_asked_key() -> None:
 
 
 def test_models_of_two_widths_share_all_but_queries_and_keys() -> None:
-    narrow, wide = (lookup.initialise(training.generators([7]), d_model=16, d_k=d_k) for d_k in (4, 32))
+    narrow, wide = (lookup.initialize(training.generators([7]), d_model=16, d_k=d_k) for d_k in (4, 32))
     assert all(torch.equal(narrow[name], wide[name]) for name in narrow if name not in ("w_q", "w_k"))
 
 
@@ -76,7 +76,7 @@ def test_a_perfect_memory_answers_perfectly() -> None:
 @pytest.mark.parametrize("d_k", [4, 64])
 def test_qk_norm_bounds_the_scores(d_k: int) -> None:
     """Scaling queries up changes nothing under QK-norm, and much without it."""
-    p = lookup.initialise(training.generators([0]), d_model=16, d_k=d_k)
+    p = lookup.initialize(training.generators([0]), d_model=16, d_k=d_k)
     p["qk_factor"] = torch.ones(1, 1, 1, 1)
     louder = p | {"w_q": 100 * p["w_q"]}
     given = lookup.batch(training.generators([1]), 32)
