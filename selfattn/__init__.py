@@ -12,26 +12,40 @@ array([[1.  , 0.  , 0.  ],
 """
 
 from .attention import attention, attention_weights
+from .backward import AttentionGradients, attention_backward
 from .heads import merge_heads, multi_head_attention, split_heads
+from .linear import LinearState, elu_plus_one, linear_attention, linear_attention_step
 from .masks import Mask, causal, padding, sliding_window
+from .positions import alibi, relative_buckets, rotary, sinusoidal
 from .scores import additive, bilinear, cosine, dot_product, scaled_dot_product
-from .softmax import softmax, softmax_jacobian
+from .softmax import softmax, softmax_backward, softmax_jacobian
 
 __all__ = [
+    "AttentionGradients",
+    "LinearState",
     "Mask",
     "additive",
+    "alibi",
     "attention",
+    "attention_backward",
     "attention_weights",
     "bilinear",
     "causal",
     "cosine",
     "dot_product",
+    "elu_plus_one",
+    "linear_attention",
+    "linear_attention_step",
     "merge_heads",
     "multi_head_attention",
     "padding",
+    "relative_buckets",
+    "rotary",
     "scaled_dot_product",
+    "sinusoidal",
     "sliding_window",
     "softmax",
+    "softmax_backward",
     "softmax_jacobian",
     "split_heads",
 ]

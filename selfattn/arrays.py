@@ -43,11 +43,25 @@ def namespace(**arrays: Any) -> Any:
     return xp
 
 
-def is_boolean(array: Any, xp: Any) -> bool:
-    """Whether this is a boolean array, and one of the library whose namespace is `xp`.
+def is_array(array: Any, xp: Any, kind: Any) -> bool:
+    """Whether this is an array of the library whose namespace is `xp`, and of that kind.
+
+    `kind` is the standard's: "bool", "integral", "real floating", or a tuple of such.
 
     >>> import numpy as np
-    >>> is_boolean(np.array([True]), namespace(x=np.zeros(1))), is_boolean(True, namespace(x=np.zeros(1)))
+    >>> xp = namespace(x=np.zeros(1))
+    >>> is_array(np.array([True]), xp, "bool"), is_array(True, xp, "bool")
     (True, False)
     """
-    return is_array_api_obj(array) and array_namespace(array) is xp and xp.isdtype(array.dtype, "bool")
+    return is_array_api_obj(array) and array_namespace(array) is xp and xp.isdtype(array.dtype, kind)
+
+
+def broadcasts(array: Any, shape: tuple[int, ...]) -> bool:
+    """Whether the array broadcasts to this very shape.
+
+    >>> import numpy as np
+    >>> broadcasts(np.zeros((1, 3)), (4, 2, 3)), broadcasts(np.zeros((4, 3)), (1, 3))
+    (True, False)
+    """
+    sizes = zip(array.shape[::-1], shape[::-1], strict=False)
+    return array.ndim <= len(shape) and all(size in (1, wanted) for size, wanted in sizes)

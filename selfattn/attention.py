@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import Float
 
-from .arrays import describe, is_boolean, namespace
+from .arrays import broadcasts, describe, is_array, namespace
 from .masks import Mask
 from .scores import scaled_dot_product
 from .softmax import softmax
@@ -45,7 +45,7 @@ def attention_weights(
     array([[0.25, 0.25, 0.25, 0.25]])
     """
     xp = namespace(q=q, k=k, bias=bias)
-    (k,) = _one_head_per_query_head(q, k=k)
+    (k,) = one_head_per_query_head(q, k=k)
     scores = scaled_dot_product(q, k, scale)
     if softcap is not None:
         scores = softcap * xp.tanh(scores / softcap)
@@ -84,18 +84,25 @@ def attention(
     >>> attention(q, k, v)
     array([[3., 5.]])
     """
-    namespace(q=q, k=k, v=v)
-    if v.ndim < 2 or k.shape[-2] != v.shape[-2]:
-        raise ValueError(f"expected as many values as keys; got {describe(k=k, v=v)}")
-    k, v = _one_head_per_query_head(q, k=k, v=v)
+    k, v = one_head_per_query_head(q, k=k, v=v)
     return attention_weights(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap) @ v
 
 
-def _one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
-    """Repeat key and value heads so that each query head finds its group's own at its index."""
+def one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
+    """Repeat key and value heads so that each query head finds its group's own at its index.
+
+    Raises `ValueError` when the lengths differ or batch or head axes don't fit; the message names the shapes.
+
+    >>> import numpy as np
+    >>> (k,) = one_head_per_query_head(np.zeros((4, 1, 1)), k=np.array([[[1.0]], [[2.0]]]))
+    >>> k.tolist()
+    [[[1.0]], [[1.0]], [[2.0]], [[2.0]]]
+    """
     xp = namespace(q=q, **shared)
     if any(x.ndim < 2 for x in (q, *shared.values())):
         raise ValueError(f"expected at least two axes, (..., length, width); got {describe(q=q, **shared)}")
+    if len({x.shape[-2] for x in shared.values()}) > 1:
+        raise ValueError(f"expected as many values as keys; got {describe(**shared)}")
     batch = zip_longest(*(x.shape[-4::-1] for x in (q, *shared.values())), fillvalue=1)
     if any(len({1, *sizes}) > 2 for sizes in batch):
         raise ValueError(f"batch axes must broadcast; got {describe(q=q, **shared)}")
@@ -110,14 +117,12 @@ def _one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
 
 def _fits(name: str, array: Any, scores: Any, boolean: bool = False) -> Any:
     """`array` itself, once it is known to broadcast to the scores."""
-    if boolean and not is_boolean(array, namespace(scores=scores)):
+    if boolean and not is_array(array, namespace(scores=scores), "bool"):
         raise TypeError(
             "a mask is a Mask or a boolean array (True = may attend) of the scores' library; "
             f"got {describe(scores=scores, mask=array)}"
         )
-    missing = scores.ndim - array.ndim
-    sizes = zip(array.shape, scores.shape[max(missing, 0) :], strict=False)
-    if missing < 0 or any(size not in (1, wanted) for size, wanted in sizes):
+    if not broadcasts(array, scores.shape):
         raise ValueError(
             f"{name} must broadcast to the scores {tuple(scores.shape)}; got {describe(**{name: array})}"
         )

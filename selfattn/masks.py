@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .arrays import describe, is_boolean
+from .arrays import describe, is_array
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Mask:
         i = xp.arange(q_len, device=device(like))[:, None]
         j = xp.arange(kv_len, device=device(like))[None, :]
         allowed = self.predicate(i, j)
-        if not is_boolean(allowed, xp):
+        if not is_array(allowed, xp, "bool"):
             seen = describe(i=i, returned=allowed)
             raise TypeError(f"a mask's predicate returns a boolean array of its indices' library; got {seen}")
         return xp.broadcast_to(allowed, (*allowed.shape[:-2], q_len, kv_len))

@@ -1,10 +1,10 @@
-"""From scores to weights: the stable softmax and its Jacobian."""
+"""From scores to weights: the stable softmax, its Jacobian and its gradient."""
 
 from typing import Any
 
 from jaxtyping import Float
 
-from .arrays import namespace
+from .arrays import describe, namespace
 
 
 def softmax(x: Float[Any, "*shape"], axis: int = -1) -> Float[Any, "*shape"]:
@@ -59,3 +59,31 @@ def softmax_jacobian(weights: Float[Any, "*shape n"]) -> Float[Any, "*shape n n"
     xp = namespace(weights=weights)
     identity = xp.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
     return weights[..., :, None] * (identity - weights[..., None, :])
+
+
+def softmax_backward(
+    weights: Float[Any, "*weights_axes n"], gradient: Float[Any, "*gradient_axes n"]
+) -> Float[Any, "*axes n"]:
+    r"""The gradient with respect to the scores, from that with respect to the softmax weights.
+
+    .. math:: \frac{\partial L}{\partial x_j} = \sum_i \frac{\partial L}{\partial a_i}\,
+              \frac{\partial a_i}{\partial x_j} = a_j\,\Bigl(g_j - \sum_i a_i\,g_i\Bigr),
+              \qquad g_i = \frac{\partial L}{\partial a_i}
+
+    This is the product with `softmax_jacobian`, without the n × n matrix (Dao et al. 2022, appendix B.2).
+    Where everything is forbidden, all weights are zero, and so is the gradient.
+
+    Shapes: `weights` and `gradient` ``(..., n)``; the result has the shape to which they broadcast.
+
+    Raises `TypeError` for mixed libraries or integers, `ValueError` when the lengths differ.
+
+    >>> import numpy as np
+    >>> softmax_backward(np.array([0.5, 0.5]), np.array([1.0, 0.0]))
+    array([ 0.25, -0.25])
+    """
+    xp = namespace(weights=weights, gradient=gradient)
+    if weights.shape[-1:] != gradient.shape[-1:]:
+        raise ValueError(
+            f"expected as many weights as gradients; got {describe(weights=weights, gradient=gradient)}"
+        )
+    return weights * (gradient - xp.sum(weights * gradient, axis=-1, keepdims=True))

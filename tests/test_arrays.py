@@ -6,7 +6,7 @@ import torch
 from array_api_compat import array_namespace
 
 import selfattn as sa
-from selfattn.arrays import describe, namespace
+from selfattn.arrays import broadcasts, describe, is_array, namespace
 
 
 def test_describe_names_library_type_and_shape(like, xp):
@@ -58,3 +58,25 @@ def test_the_tests_enforce_the_shapes_in_the_signatures():
 def test_without_the_checker_the_library_speaks_for_itself():
     with pytest.raises(ValueError, match=r"got q numpy float64 \(2, 3\), k numpy float64 \(2, 4\)"):
         sa.dot_product(np.ones((2, 3)), np.ones((2, 4)))
+
+
+def test_is_array_knows_library_and_kind(like, xp):
+    x = like([1.0])
+    assert is_array(x, array_namespace(x), "real floating")
+    assert is_array(like([1], "int64"), array_namespace(x), ("integral", "real floating"))
+    assert not is_array(like([True], "bool"), array_namespace(x), ("integral", "real floating"))
+    for stranger in ([1.0], 1.0, (np if xp is torch else torch).ones(1)):
+        assert not is_array(stranger, array_namespace(x), "real floating")
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (3,), (2, 3), (2, 1), (1, 3), (4, 2, 3), (1, 2, 3), (0, 3), (2,)]
+)
+@pytest.mark.parametrize("target", [(), (3,), (2, 3), (4, 2, 3), (0, 3)])
+def test_broadcasts_means_to_this_very_shape(like, shape, target):
+    try:
+        np.broadcast_to(np.ones(shape), target)
+    except ValueError:
+        assert not broadcasts(like(np.ones(shape)), target)
+    else:
+        assert broadcasts(like(np.ones(shape)), target)

@@ -123,6 +123,30 @@ def test_jacobian_of_many_rows(like):
     assert_allclose(jacobian, [[[[0.25, -0.25], [-0.25, 0.25]], [[0, 0], [0, 0]]]], atol=1e-15)
 
 
+@given(rows, st.integers(0, 9))
+def test_backward_is_the_product_with_the_jacobian(like, x, seed):
+    weights, gradient = sa.softmax(x), np.random.default_rng(seed).standard_normal(x.shape)
+    expected = np.einsum("...i,...ij->...j", gradient, sa.softmax_jacobian(weights))
+    assert_allclose(sa.softmax_backward(like(weights), like(gradient)), expected, rtol=0, atol=1e-12)
+
+
+def test_backward_broadcasts(like, normal):
+    weights, gradient = scipy.special.softmax(normal(3, 1, 4), -1), normal(2, 4)
+    expected = np.einsum(
+        "ai,bi,aij->abj", weights[:, 0] * 0 + 1, gradient, sa.softmax_jacobian(weights[:, 0])
+    )
+    assert_allclose(sa.softmax_backward(like(weights), like(gradient)), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_backward_refuses_what_does_not_fit(like):
+    seen = r"got weights \w+ float64 \(2,\), gradient \w+ float64 \(3,\)"
+    with pytest.raises(ValueError, match=seen):
+        sa.softmax_backward(like([0.5, 0.5]), like([1.0, 2.0, 3.0]))
+    with pytest.raises(TypeError, match=r"one library; got weights .*, gradient builtins list"):
+        sa.softmax_backward(like([0.5, 0.5]), [1.0, 2.0])
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("function", [sa.softmax, sa.softmax_jacobian])
 def test_integers_are_refused(like, function):
