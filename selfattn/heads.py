@@ -25,7 +25,7 @@ def split_heads(x: Float[Any, "*batch n width"], num_heads: int) -> Float[Any, "
             f"{num_heads} heads must divide the last axis of (..., n, width); got {describe(x=x)}"
         )
     *batch, n, width = x.shape
-    return xp.moveaxis(xp.reshape(x, (*batch, n, num_heads, width // num_heads)), -2, -3)
+    return _heads_for_length(xp.reshape(x, (*batch, n, num_heads, width // num_heads)))
 
 
 def merge_heads(x: Float[Any, "*batch h n d"]) -> Float[Any, "*batch n width"]:
@@ -43,7 +43,7 @@ def merge_heads(x: Float[Any, "*batch h n d"]) -> Float[Any, "*batch n width"]:
     if x.ndim < 3:
         raise ValueError(f"expected (..., h, n, d); got {describe(x=x)}")
     *batch, heads, n, d = x.shape
-    return xp.reshape(xp.moveaxis(x, -3, -2), (*batch, n, heads * d))
+    return xp.reshape(_heads_for_length(x), (*batch, n, heads * d))
 
 
 def multi_head_attention(
@@ -95,6 +95,12 @@ def multi_head_attention(
     v = split_heads(_project(memory, w_v, b_v, "v"), num_kv_heads)
     heads = attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     return _project(merge_heads(heads), w_o, b_o, "o")
+
+
+def _heads_for_length(x: Any) -> Any:
+    """Swap these two axes: ``(..., a, b, d)`` to ``(..., b, a, d)``. Unlike moveaxis, torch can vmap it."""
+    *batch, a, b, d = range(x.ndim)
+    return namespace(x=x).permute_dims(x, (*batch, b, a, d))
 
 
 def _project(x: Any, w: Any, b: Any, name: str) -> Any:

@@ -70,9 +70,12 @@ def rotary(
     wide = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
     angles = _angles(positions, rotary_dim, base)
     cos, sin = xp.astype(xp.cos(angles), wide), xp.astype(xp.sin(angles), wide)
-    axis, pairs = (-1, (rotary_dim // 2, 2)) if interleaved else (-2, (2, rotary_dim // 2))
-    a, b = xp.unstack(xp.reshape(xp.astype(x[..., :rotary_dim], wide), (*x.shape[:-1], *pairs)), axis=axis)
-    turned = xp.astype(xp.stack([a * cos - b * sin, a * sin + b * cos], axis=axis), x.dtype)
+    first, second = slice(rotary_dim // 2), slice(rotary_dim // 2, rotary_dim)
+    if interleaved:
+        first, second = slice(0, rotary_dim, 2), slice(1, rotary_dim, 2)
+    a, b = xp.astype(x[..., first], wide), xp.astype(x[..., second], wide)
+    join = xp.stack if interleaved else xp.concat
+    turned = xp.astype(join([a * cos - b * sin, a * sin + b * cos], axis=-1), x.dtype)
     return xp.concat([xp.reshape(turned, (*x.shape[:-1], rotary_dim)), x[..., rotary_dim:]], axis=-1)
 
 

@@ -1,11 +1,15 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_array_equal
 
 import selfattn as sa
+
+assert_allclose = partial(np.testing.assert_allclose, rtol=0)  # its own default, 1e-7, would be added
 
 
 @pytest.fixture
@@ -207,3 +211,14 @@ class TestErrors:
         arguments = dict.fromkeys(["x", "memory", "w_q", "w_k", "w_v", "w_o"], like(np.eye(4)))
         with pytest.raises(TypeError, match=rf"one library; got .*{name} builtins list"):
             sa.multi_head_attention(**arguments | {name: [0.0]}, num_heads=2)
+
+
+def test_vmap_over_many_models_is_the_loop():
+    torch.manual_seed(0)
+    x, w = torch.randn(3, 5, 8), torch.randn(3, 4, 8, 8)
+
+    def one(x, w):
+        return sa.multi_head_attention(x, x, *w, num_heads=2, mask=sa.causal)
+
+    expected = torch.stack([one(*model) for model in zip(x, w, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(one)(x, w), expected)

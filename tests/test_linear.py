@@ -193,6 +193,15 @@ class TestGradients:
         assert torch.autograd.gradcheck(attend, inputs)
         assert torch.autograd.gradgradcheck(attend, inputs)
 
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_vmap_is_a_leading_axis(self, normal, causal):
+        inputs = [torch.tensor(normal(*shape)) for shape in [(3, 4, 5, 2), (3, 2, 5, 2), (3, 2, 5, 2)]]
+
+        def attend(q, k, v):
+            return sa.linear_attention(q, k, v, causal=causal)
+
+        assert_allclose(torch.func.vmap(attend)(*inputs), attend(*inputs), atol=1e-14)
+
     def test_through_the_state(self, normal):
         def second_output(q, k, v):
             state, _ = sa.linear_attention_step(None, q[:2], k[:2], v[:2])

@@ -184,6 +184,15 @@ class TestRotary:
 
         assert torch.autograd.gradcheck(turn, (x, where))
 
+    @layouts
+    def test_vmap_is_a_leading_axis(self, normal, interleaved):
+        x, where = torch.tensor(normal(3, 2, 5, 6)), torch.tensor(normal(3, 5))
+
+        def turn(x, where):
+            return sa.rotary(x, where, interleaved=interleaved, rotary_dim=4)
+
+        assert_allclose(torch.func.vmap(turn)(x, where), turn(x, where[:, None]), atol=1e-14)
+
     def test_nothing_to_turn(self, like):
         assert sa.rotary(like(np.ones((2, 0, 4))), like(np.arange(0), "int64")).shape == (2, 0, 4)
 
