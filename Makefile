@@ -5,6 +5,9 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
+# Two kernels at a time, a thread each: kernels that share a core's threads wait for each other.
+NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env
+
 .PHONY: help environment book test experiments verify refresh pins lint clean
 
 help:
@@ -52,10 +55,10 @@ _build/html/index.html: _config.yml _toc.yml $(shell find book -type f) $(wildca
 
 test: book
 	$(BIN)/python -m pytest -n 2 --dist loadscope
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env book experiments/scaling_init.ipynb
+	$(NBVAL) book experiments/scaling_init.ipynb
 
 verify: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env experiments
+	$(NBVAL) experiments
 
 experiments: .venv/ready
 	$(BIN)/python -m experiments run

@@ -45,7 +45,7 @@ def rotary(
               (x_a \cos p\theta_i - x_b \sin p\theta_i,\; x_a \sin p\theta_i + x_b \cos p\theta_i),
               \qquad \theta_i = \mathrm{base}^{-2i/r}
 
-    (Su et al. 2021, section 3.2.2.) The dot product of two turned vectors depends on their positions only
+    (Su et al. 2024, section 3.2.2.) The dot product of two turned vectors depends on their positions only
     through the difference. Pair i holds the features i and i + r/2 (GPT-NeoX, LLaMA), or 2i and 2i + 1
     when `interleaved` (the paper, GPT-J). r is `rotary_dim`, by default the width; features from r on stay.
 
