@@ -11,6 +11,9 @@ array([[1.  , 0.  , 0.  ],
        [0.26, 0.26, 0.47]])
 """
 
+from importlib import import_module
+from typing import Any
+
 from .attention import attention, attention_weights
 from .backward import AttentionGradients, attention_backward
 from .heads import merge_heads, multi_head_attention, split_heads
@@ -49,3 +52,9 @@ __all__ = [
     "softmax_jacobian",
     "split_heads",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":  # loaded when first asked for, since it needs torch
+        return import_module(f"{__name__}.nn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

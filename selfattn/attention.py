@@ -1,6 +1,6 @@
 """Attention: scores, softmax, and a weighted sum of the values."""
 
-from itertools import zip_longest
+from itertools import combinations, pairwise, zip_longest
 from typing import Any
 
 from jaxtyping import Float
@@ -101,10 +101,10 @@ def one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
     xp = namespace(q=q, **shared)
     if any(x.ndim < 2 for x in (q, *shared.values())):
         raise ValueError(f"expected at least two axes, (..., length, width); got {describe(q=q, **shared)}")
-    if len({x.shape[-2] for x in shared.values()}) > 1:
+    if any(x.shape[-2] != y.shape[-2] for x, y in pairwise(shared.values())):
         raise ValueError(f"expected as many values as keys; got {describe(**shared)}")
     batch = zip_longest(*(x.shape[-4::-1] for x in (q, *shared.values())), fillvalue=1)
-    if any(len({1, *sizes}) > 2 for sizes in batch):
+    if any(a != b and a != 1 and b != 1 for sizes in batch for a, b in combinations(sizes, 2)):
         raise ValueError(f"batch axes must broadcast; got {describe(q=q, **shared)}")
     heads = [x.shape[-3] if x.ndim > 2 else 1 for x in (q, *shared.values())]
     if any(count == 0 or heads[0] % count for count in heads[1:]):

@@ -59,13 +59,15 @@ def rotary(
            [0.54, 0.84]])
     """
     xp = namespace(x=x)
-    seen = describe(x=x, positions=positions)
     rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
     if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
-        raise ValueError(f"an even number of x's features can turn; got rotary_dim={rotary_dim}, {seen}")
+        seen = f"rotary_dim={rotary_dim}, {describe(x=x)}"
+        raise ValueError(f"an even number of x's features can turn; got {seen}")
     if not is_array(positions, xp, ("integral", "real floating")):
+        seen = describe(x=x, positions=positions)
         raise TypeError(f"positions are integers or real numbers in an array of x's library; got {seen}")
     if not broadcasts(positions, x.shape[:-1]):
+        seen = describe(x=x, positions=positions)
         raise ValueError(f"positions must broadcast to the (..., n) of x; got {seen}")
     wide = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
     angles = _angles(positions, rotary_dim, base)

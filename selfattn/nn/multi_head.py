@@ -1,0 +1,168 @@
+"""Multi-head attention as a layer: `multi_head_attention` with parameters that learn."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..arrays import describe, namespace
+from ..attention import attention, attention_weights, one_head_per_query_head
+from ..heads import merge_heads, split_heads
+from ..masks import Mask
+from . import conversion
+from .cache import KVCache
+from .positions import Positions
+
+
+class MultiHeadAttention(torch.nn.Module):
+    r"""Project, split into heads, attend in each, merge, and mix the heads, all with learned matrices.
+
+    .. math::
+        \operatorname{head}_i &= \operatorname{attention}(X W^Q_i,\; M W^K_i,\; M W^V_i) \\
+        \operatorname{output} &=
+            \operatorname{concat}(\operatorname{head}_1, \dots, \operatorname{head}_h)\, W^O
+
+    (Vaswani et al. 2017, section 3.2.2.)
+
+    - `num_kv_heads` key and value heads serve `num_heads` query heads (Ainslie et al. 2023).
+    - `d_memory` is the width of the memory for cross-attention, by default `d_model`.
+    - `dropout` is the share of the weights that are set to zero while training.
+    - `positions` says where tokens stand: `Rotary`, `Alibi` or `RelativeBias`; only for self-attention.
+    - `qk_norm`, such as `torch.nn.RMSNorm`, makes a norm for the queries and one for the keys of a head,
+      given their width. It keeps scores from growing (Henry et al. 2020; Dehghani et al. 2023).
+
+    Matrices start as normal numbers of variance 1 / fan-in (LeCun et al. 1998, section 4.6): inputs of
+    variance 1 give queries and keys of variance 1, as the scale :math:`1/\sqrt{d_k}` takes for granted.
+    Added biases start at zero.
+
+    Raises `ValueError` when heads don't divide `d_model` or each other, or `dropout` isn't in [0, 1).
+
+    >>> layer = MultiHeadAttention(8, num_heads=4, num_kv_heads=2)
+    >>> layer(torch.ones(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        d_memory: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        positions: Positions | None = None,
+        qk_norm: Callable[[int], torch.nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        d_memory = d_model if d_memory is None else d_memory
+        if min(num_heads, num_kv_heads) < 1 or d_model % num_heads or num_heads % num_kv_heads:
+            seen = f"d_model={d_model}, num_heads={num_heads}, num_kv_heads={num_kv_heads}"
+            raise ValueError(f"num_heads must divide d_model, and num_kv_heads num_heads; got {seen}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is a share in [0, 1); got {dropout}")
+        self.d_model, self.num_heads, self.num_kv_heads = d_model, num_heads, num_kv_heads
+        self.d_memory, self.dropout, self.positions = d_memory, dropout, positions
+        d_k = d_model // num_heads
+        self.query = torch.nn.Linear(d_model, d_model, bias)
+        self.key = torch.nn.Linear(d_memory, num_kv_heads * d_k, bias)
+        self.value = torch.nn.Linear(d_memory, num_kv_heads * d_k, bias)
+        self.output = torch.nn.Linear(d_model, d_model, bias)
+        self.query_norm = torch.nn.Identity() if qk_norm is None else qk_norm(d_k)
+        self.key_norm = torch.nn.Identity() if qk_norm is None else qk_norm(d_k)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the four matrices anew and set the added biases to zero; norms and positions stay."""
+        for linear in (self.query, self.key, self.value, self.output):
+            torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            if linear.bias is not None:
+                torch.nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "*x_axes q_len d_model"],
+        memory: Float[Tensor, "*memory_axes kv_len d_memory"] | None = None,
+        *,
+        mask: Mask | Bool[Tensor, "..."] | None = None,
+        cache: KVCache | None = None,
+    ) -> Float[Tensor, "*axes q_len d_model"]:
+        """What each token of `x` gathers from the tokens of `memory`, or of `x` itself without one.
+
+        **In `mask`, True = may attend: the opposite of what `torch.nn.MultiheadAttention` means.** It is a
+        `Mask`, or a boolean tensor that broadcasts to the weights ``(..., num_heads, q_len, kv_len)``.
+
+        With a `cache`, `x` holds only the tokens that come next; the outputs are those of one pass over
+        all tokens so far, if its mask forbids later ones. Positions go on, and a `Mask` is shifted along;
+        a boolean tensor is for these queries and all keys so far. A memory is projected once.
+
+        Raises `ValueError` for shapes that don't fit, and for a memory when the layer has `positions`.
+        """
+        q, k, v, options = self._heads(x, memory, mask, cache)
+        if self.training and self.dropout:
+            weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
+            (v,) = one_head_per_query_head(q, v=v)
+            heads = weights @ v
+        else:
+            heads = attention(q, k, v, **options)
+        if cache is not None:
+            cache.length += x.shape[-2]
+        return self.output(merge_heads(heads))
+
+    def attention_weights(
+        self,
+        x: Float[Tensor, "*x_axes q_len d_model"],
+        memory: Float[Tensor, "*memory_axes kv_len d_memory"] | None = None,
+        *,
+        mask: Mask | Bool[Tensor, "..."] | None = None,
+    ) -> Float[Tensor, "*axes h q_len kv_len"]:
+        """The weights by which `forward` gathers, before any dropout: one grid for each head.
+
+        >>> MultiHeadAttention(8, 2).attention_weights(torch.ones(1, 8))
+        tensor([[[1.]],
+        <BLANKLINE>
+                [[1.]]], grad_fn=<DivBackward0>)
+        """
+        q, k, _, options = self._heads(x, memory, mask)
+        return attention_weights(q, k, **options)
+
+    def _heads(
+        self, x: Tensor, memory: Tensor | None, mask: Any, cache: KVCache | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+        """Queries, keys and values, and what else `attention` needs to know."""
+        namespace(x=x, memory=memory, query_weight=self.query.weight)
+        source = x if memory is None else memory
+        if min(x.ndim, source.ndim) < 2 or (x.shape[-1], source.shape[-1]) != (self.d_model, self.d_memory):
+            raise ValueError(
+                f"expected x (..., q_len, {self.d_model}), memory (..., kv_len, {self.d_memory}), x itself "
+                f"by default; got {describe(x=x, memory=memory)}"
+            )
+        if memory is not None and self.positions is not None:
+            raise ValueError("a layer with positions compares the tokens of x; it takes no memory")
+        start = 0 if cache is None else cache.length
+        q = self.query_norm(split_heads(self.query(x), self.num_heads))
+        if memory is not None:
+            k, v = self._keys_values(memory) if cache is None else cache.of_memory(memory, self._keys_values)
+        else:
+            k, v = self._keys_values(x)
+            if self.positions is not None:
+                q, k = self.positions.turned(q, start), self.positions.turned(k, start)
+            if cache is not None:
+                k, v = cache.extended(k, v)
+        mask = mask.shift(start) if isinstance(mask, Mask) else mask
+        bias = None if self.positions is None else self.positions.bias(q, k)
+        return q, k, v, {"mask": mask, "bias": bias}
+
+    def _keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        k = self.key_norm(split_heads(self.key(source), self.num_kv_heads))
+        return k, split_heads(self.value(source), self.num_kv_heads)
+
+    def extra_repr(self) -> str:
+        """What a printed layer tells beyond its parts."""
+        return f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, dropout={self.dropout}"
+
+    from_torch = classmethod(conversion.from_torch)
+    to_torch = conversion.to_torch

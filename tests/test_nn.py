@@ -1,0 +1,666 @@
+"""The layers against torch's own module and published models, and a cache against the full pass."""
+
+import copy
+import io
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.func import functional_call, stack_module_state, vmap
+from torch.testing import assert_close
+
+import selfattn as sa
+from selfattn.nn import Alibi, KVCache, MultiHeadAttention, RelativeBias, Rotary
+from selfattn.positions import rotary
+
+exact = partial(assert_close, rtol=0, atol=0)
+close = {torch.float64: {"rtol": 1e-12, "atol": 1e-12}, torch.float32: {"rtol": 1e-6, "atol": 1e-6}}
+
+POSITIONS = {
+    "none": lambda: None,
+    "rotary": Rotary,
+    "alibi": Alibi,
+    "relative": lambda: RelativeBias(4, num_buckets=8, max_distance=6),
+}
+every_position = pytest.mark.parametrize("positions", POSITIONS)
+
+
+def numbers(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def filled(module, dtype=torch.float64):
+    """The module with every parameter drawn at random, so that none hides by being zero or one."""
+    module.to(dtype)
+    for seed, parameter in enumerate(module.parameters()):
+        torch.nn.init.normal_(
+            parameter, std=parameter.shape[-1] ** -0.5, generator=torch.Generator().manual_seed(100 + seed)
+        )
+    return module
+
+
+def layer(positions="none", dtype=torch.float64, **options):
+    return filled(MultiHeadAttention(8, 4, positions=POSITIONS[positions](), **options), dtype)
+
+
+def same_parameters(layer, module, of):
+    """Torch's names for what `of` takes from our parameters: the parameters themselves, their gradients."""
+    linears = layer.query, layer.key, layer.value
+    expected = {"out_proj.weight": of(layer.output.weight)}
+    if layer.d_memory == layer.d_model:
+        expected["in_proj_weight"] = torch.cat([of(linear.weight) for linear in linears])
+    else:
+        expected |= {f"{n}_proj_weight": of(ln.weight) for n, ln in zip("qkv", linears, strict=True)}
+    if layer.query.bias is not None:
+        expected["in_proj_bias"] = torch.cat([of(linear.bias) for linear in linears])
+        expected["out_proj.bias"] = of(layer.output.bias)
+    theirs = {name: of(parameter) for name, parameter in module.named_parameters()}
+    assert theirs.keys() == expected.keys()
+    return theirs, expected
+
+
+class TestSameAsTorch:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+    @pytest.mark.parametrize("d_memory", [None, 8, 10], ids=["self", "cross", "cross, another width"])
+    @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+    @pytest.mark.parametrize("masked", ["nothing", "Mask", "tensors"])
+    def test_forward_and_backward(self, dtype, d_memory, bias, masked):
+        module = torch.nn.MultiheadAttention(
+            8, 4, bias=bias, kdim=d_memory, vdim=d_memory, batch_first=True, dtype=dtype
+        )
+        filled(module, dtype)
+        ours = MultiHeadAttention.from_torch(module)
+
+        def inputs():
+            x, memory = numbers(2, 5, 8, dtype=dtype), numbers(2, 6, d_memory or 8, seed=1, dtype=dtype)
+            return (x.requires_grad_(), memory.requires_grad_()) if d_memory else (x.requires_grad_(),)
+
+        kv_len = 6 if d_memory else 5
+        forbidden = torch.ones(5, kv_len, dtype=torch.bool).triu(1)
+        padded = torch.arange(kv_len) >= torch.tensor([[kv_len], [2]])
+        theirs_masked = {"attn_mask": forbidden, "key_padding_mask": padded}
+        ours_masked = {"mask": sa.causal & sa.padding([kv_len, 2])}
+        if masked == "nothing":
+            theirs_masked = ours_masked = {}
+        elif masked == "tensors":
+            ours_masked = {"mask": ~(forbidden | padded[:, None, None, :])}
+
+        theirs_in, ours_in = inputs(), inputs()
+        expected, expected_weights = module(
+            theirs_in[0], theirs_in[-1], theirs_in[-1], average_attn_weights=False, **theirs_masked
+        )
+        output = ours(*ours_in, **ours_masked)
+        assert_close(output, expected, **close[dtype])
+        assert_close(ours.attention_weights(*ours_in, **ours_masked), expected_weights, **close[dtype])
+
+        for outputs in (output, expected):
+            (outputs * numbers(*outputs.shape, seed=2, dtype=dtype)).sum().backward()
+        tolerance = close[dtype] if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-5}
+        for mine, theirs in zip(ours_in, theirs_in, strict=True):
+            assert_close(mine.grad, theirs.grad, **tolerance)
+        assert_close(*same_parameters(ours, module, of=lambda p: p.grad), **tolerance)
+
+    @pytest.mark.parametrize("d_memory", [8, 10])
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_there_and_back(self, d_memory, bias):
+        ours = layer(d_memory=d_memory, bias=bias, dropout=0.25).eval()
+        module = ours.to_torch()
+        exact(*same_parameters(ours, module, of=lambda p: p.detach()))
+        assert (module.batch_first, module.dropout, module.training) == (True, 0.25, False)
+        back = MultiHeadAttention.from_torch(module)
+        exact(back.state_dict(), ours.state_dict())
+        assert (back.num_heads, back.d_memory, back.dropout, back.training) == (4, d_memory, 0.25, False)
+        x, memory = numbers(2, 5, 8), numbers(2, 6, d_memory)
+        assert_close(module(x, memory, memory)[0], ours(x, memory), **close[x.dtype])
+
+    def test_the_matrices_are_copies(self):
+        ours = layer()
+        module = ours.to_torch()
+        back = MultiHeadAttention.from_torch(module)
+        before = copy.deepcopy(ours.state_dict())
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.zero_()
+        exact(ours.state_dict(), before)
+        exact(back.state_dict(), before)
+
+    def test_torchs_other_layout_changes_only_how_it_is_called(self):
+        module = filled(torch.nn.MultiheadAttention(8, 4))
+        x = numbers(2, 5, 8)
+        theirs = module(*[x.mT.permute(2, 0, 1)] * 3)[0]
+        assert_close(MultiHeadAttention.from_torch(module)(x), theirs.transpose(0, 1), **close[x.dtype])
+
+    def test_a_subclass_stays_one(self):
+        class Own(MultiHeadAttention):
+            pass
+
+        assert type(Own.from_torch(torch.nn.MultiheadAttention(8, 4))) is Own
+
+
+class TestSameAsPublishedModels:
+    """Random small layers of `transformers`, nothing downloaded."""
+
+    causal = torch.full((7, 7), -torch.inf, dtype=torch.float64).triu(1)[None, None]
+
+    @staticmethod
+    def take(ours, theirs, names):
+        for ours_name, theirs_name in names.items():
+            getattr(ours, ours_name).weight.data.copy_(getattr(theirs, theirs_name).weight)
+        return ours
+
+    def test_llama(self):
+        from transformers import LlamaConfig
+        from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
+
+        config = LlamaConfig(
+            hidden_size=16, num_attention_heads=4, num_key_value_heads=2, attn_implementation="eager"
+        )
+        theirs, x = filled(LlamaAttention(config, 0)), numbers(2, 7, 16)
+        angles = LlamaRotaryEmbedding(config).double()(x, torch.arange(7)[None])
+        expected, weights = theirs(x, angles, self.causal)
+        ours = MultiHeadAttention(16, 4, num_kv_heads=2, bias=False, positions=Rotary()).double()
+        self.take(ours, theirs, {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"})
+        assert_close(ours(x, mask=sa.causal), expected, atol=1e-6, rtol=1e-6)  # its softmax is float32
+        assert_close(ours.attention_weights(x, mask=sa.causal), weights, atol=1e-6, rtol=1e-6)
+
+    def test_qwen3_normalizes_queries_and_keys(self):
+        from transformers import Qwen3Config
+        from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, Qwen3RotaryEmbedding
+
+        config = Qwen3Config(
+            hidden_size=16,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=4,
+            attn_implementation="eager",
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        )
+        theirs, x = filled(Qwen3Attention(config, 0)), numbers(2, 7, 16)
+        angles = Qwen3RotaryEmbedding(config).double()(x, torch.arange(7)[None])
+        expected, weights = theirs(x, angles, self.causal)
+        norm = partial(torch.nn.RMSNorm, eps=1e-6)
+        ours = MultiHeadAttention(
+            16, 4, num_kv_heads=2, bias=False, positions=Rotary(base=500.0), qk_norm=norm
+        ).double()
+        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+        self.take(ours, theirs, names | {"query_norm": "q_norm", "key_norm": "k_norm"})
+        assert_close(ours(x, mask=sa.causal), expected, atol=1e-6, rtol=1e-6)
+        assert_close(ours.attention_weights(x, mask=sa.causal), weights, atol=1e-6, rtol=1e-6)
+
+    @pytest.mark.parametrize("bidirectional", [True, False])
+    def test_t5(self, bidirectional):
+        from transformers import T5Config
+        from transformers.models.t5.modeling_t5 import T5Attention
+
+        config = T5Config(
+            d_model=16,
+            d_kv=4,
+            num_heads=4,
+            relative_attention_num_buckets=8,
+            relative_attention_max_distance=20,
+            is_decoder=not bidirectional,
+            dropout_rate=0.0,
+            attn_implementation="eager",
+        )
+        theirs, x = filled(T5Attention(config, True, layer_idx=0)), numbers(2, 30, 16)
+        table = RelativeBias(4, num_buckets=8, max_distance=20, bidirectional=bidirectional)
+        ours = MultiHeadAttention(16, 4, bias=False, positions=table).double()
+        self.take(ours, theirs, {"query": "q", "key": "k", "value": "v", "output": "o"})
+        ours.query.weight.data *= 2  # it has no 1/sqrt(d_k)
+        table.table.data.copy_(theirs.relative_attention_bias.weight.T)
+        assert_close(ours(x), theirs(x)[0], atol=1e-6, rtol=1e-6)
+
+
+def chunks(x, sizes):
+    return x.split([*sizes, x.shape[-2] - sum(sizes)], dim=-2)
+
+
+MASKS = {
+    "causal": sa.causal,
+    "window": sa.sliding_window(2),
+    "causal and padding": sa.causal & sa.padding([9, 4]),
+    "some": sa.causal & ~sa.Mask(lambda i, j: (i + 2 * j) % 3 == 0),
+}
+
+
+class TestCache:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+    @every_position
+    @given(
+        st.sampled_from([*MASKS]),
+        st.booleans(),
+        st.lists(st.integers(1, 3), max_size=3),
+        st.sampled_from([1, 2, 4]),
+        st.sampled_from([None, torch.nn.RMSNorm]),
+    )
+    @torch.no_grad()
+    def test_same_as_the_full_pass(self, positions, dtype, mask, as_tensor, sizes, num_kv_heads, qk_norm):
+        mask = MASKS[mask]
+        ours = layer(positions, dtype, num_kv_heads=num_kv_heads, qk_norm=qk_norm)
+        x, cache = 0.3 * numbers(2, 9, 8, dtype=dtype), KVCache()
+        outputs = []
+        for new in chunks(x, sizes):
+            start, end = cache.length, cache.length + new.shape[-2]
+            rows = mask.dense(9, 9, like=x)[..., start:end, :end] if as_tensor else mask
+            outputs.append(ours(new, mask=rows, cache=cache))
+            assert cache.length == end
+        assert_close(torch.cat(outputs, dim=-2), ours(x, mask=mask), **close[dtype])
+
+    @every_position
+    @torch.no_grad()
+    def test_a_token_at_a_time_needs_no_mask(self, positions):
+        ours, x, cache = layer(positions), numbers(2, 9, 8), KVCache()
+        outputs = [ours(token, cache=cache) for token in x.split(1, dim=-2)]
+        assert_close(torch.cat(outputs, dim=-2), ours(x, mask=sa.causal), **close[x.dtype])
+
+    @pytest.mark.parametrize("mask", [None, sa.Mask(lambda i, j: (i + j) % 3 > 0)], ids=["", "mask"])
+    @torch.no_grad()
+    def test_cross_attention_projects_its_memory_once(self, mask):
+        ours, cache, projections = layer(d_memory=10, num_kv_heads=2, qk_norm=torch.nn.RMSNorm), KVCache(), []
+        for linear in (ours.key, ours.value):
+            linear.register_forward_hook(lambda linear, inputs, output: projections.append(linear))
+        x, memory = numbers(2, 9, 8), numbers(2, 6, 10, seed=1)
+        outputs = [ours(new, memory, mask=mask, cache=cache) for new in chunks(x, [4, 1, 1])]
+        assert projections == [ours.key, ours.value]
+        assert_close(torch.cat(outputs, dim=-2), ours(x, memory, mask=mask), **close[x.dtype])
+
+    @torch.no_grad()
+    def test_keeps_the_shared_heads_only_and_moves_them_rarely(self):
+        ours, cache = layer(num_kv_heads=2, qk_norm=torch.nn.RMSNorm), KVCache()
+        nothing, places = torch.empty(3, 2, 0, 2, dtype=torch.float64), []
+        for token in numbers(100, 3, 1, 8):
+            ours(token, cache=cache)
+            k, v = cache.extended(nothing, nothing)
+            assert k.shape == v.shape == (3, 2, cache.length, 2)
+            places.append((k.data_ptr(), v.data_ptr()))
+        assert sum(a != b for a, b in pairwise(places)) <= 8
+
+    @torch.no_grad()
+    def test_a_call_that_fails_leaves_it_as_it_was(self):
+        ours, x, cache = layer("rotary"), numbers(2, 9, 8), KVCache()
+        ours(x[:, :5], mask=sa.causal, cache=cache)
+        with pytest.raises(ValueError, match="mask must broadcast"):
+            ours(x[:, 5:8], mask=torch.ones(3, 3, dtype=torch.bool), cache=cache)
+        assert cache.length == 5
+        assert_close(ours(x[:, 5:], mask=sa.causal, cache=cache), ours(x, mask=sa.causal)[:, 5:])
+
+    @torch.no_grad()
+    def test_a_copy_goes_its_own_way(self):
+        ours, x, cache = layer("rotary"), numbers(2, 9, 8), KVCache()
+        ours(x[:, :5], cache=cache)
+        ours(x[:, 5:6], cache=cache)  # leaves room for one more
+        other = copy.deepcopy(cache)
+        ours(x[:, 8:], cache=other)
+        assert_close(
+            ours(x[:, 6:7], cache=cache), ours(x[:, :7], mask=sa.Mask(lambda i, j: (j < 5) | (j <= i)))[:, 6:]
+        )
+
+    def test_gradients_through_it_are_refused_not_wrong(self):
+        ours, cache = layer(), KVCache()
+        outputs = [ours(token, cache=cache) for token in numbers(5, 1, 8)]
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            sum(output.sum() for output in outputs).backward()
+
+
+class TestDropout:
+    @pytest.fixture
+    def bare(self):
+        """A layer whose output is its weights: one head, and values that name their token."""
+        ours = filled(MultiHeadAttention(8, 1, bias=False, dropout=0.3))
+        for linear in (ours.value, ours.output):
+            torch.nn.init.eye_(linear.weight)
+        return ours
+
+    def test_zeroes_weights_and_scales_the_others(self, bare):
+        torch.manual_seed(0)
+        x, memory = numbers(4000, 8), torch.eye(8, dtype=torch.float64)
+        weights, dropped = bare.attention_weights(x, memory)[0], bare(x, memory)
+        kept = dropped != 0
+        assert_close(dropped[kept], weights[kept] / 0.7, **close[x.dtype])
+        assert abs(kept.double().mean() - 0.7) < 5 * (0.3 * 0.7 / kept.numel()) ** 0.5
+        assert not torch.equal(bare(x, memory), dropped)
+
+    def test_only_while_training(self, bare):
+        x = numbers(5, 8)
+        exact(bare.eval()(x), bare(x))
+        assert_close(bare(x), bare.attention_weights(x)[0] @ x, **close[x.dtype])
+        assert not torch.equal(bare.train()(x), bare.eval()(x))
+        exact(bare.train().attention_weights(x), bare.eval().attention_weights(x))
+        never = layer(dropout=0.0)
+        exact(never.train()(x), never.eval()(x))
+
+    def test_all_else_stays(self):
+        ours, x = layer("rotary", num_kv_heads=2, dropout=1e-12), numbers(2, 9, 8)
+        mask = sa.causal & sa.padding([9, 4])
+        assert_close(ours.train()(x, mask=mask), ours.eval()(x, mask=mask), **close[x.dtype])
+
+    def test_each_head_for_itself(self):
+        torch.manual_seed(0)
+        ours, x = layer(bias=False, dropout=0.5), torch.ones(4000, 1, 8, dtype=torch.float64)
+        torch.nn.init.eye_(ours.output.weight)
+        alive = (ours(x).unflatten(-1, (4, 2)) != 0).all(-1).squeeze(1).double()  # each head has one weight
+        assert torch.corrcoef(alive.T).fill_diagonal_(0).abs().max() < 0.1
+
+
+class TestProperties:
+    @given(st.permutations(range(6)), st.sampled_from([1, 2, 4]))
+    def test_without_positions_the_order_is_unknown(self, order, num_kv_heads):
+        ours, x = layer(num_kv_heads=num_kv_heads, qk_norm=torch.nn.LayerNorm), numbers(2, 6, 8)
+        assert_close(ours(x[:, order]), ours(x)[:, order], **close[x.dtype])
+
+    @pytest.mark.parametrize("positions", ["rotary", "alibi", "relative"])
+    def test_with_positions_it_is_known(self, positions):
+        ours, x, order = layer(positions), numbers(2, 6, 8), [0, 1, 2, 4, 3, 5]
+        assert (ours(x[:, order]) - ours(x)[:, order]).abs().amax() > 1e-3
+
+    @every_position
+    @pytest.mark.parametrize("training", [True, False])
+    def test_no_leak_from_the_future(self, positions, training):
+        ours = layer(positions, num_kv_heads=2, dropout=0.2).train(training)
+        x = numbers(2, 6, 8).requires_grad_()
+        ours(x, mask=sa.causal)[:, 2].sum().backward()
+        assert (x.grad[:, 3:] == 0).all()
+        assert (x.grad[:, :3] != 0).all()
+
+    def test_a_query_that_may_attend_nowhere_gets_the_output_bias(self):
+        ours, x = layer(), numbers(2, 5, 8)
+        output = ours(x, mask=sa.padding([5, 0]))
+        assert_close(output[1], ours.output.bias.expand(5, 8), **close[x.dtype])
+        assert_close(output[0], ours(x[0]), **close[x.dtype])
+
+    @every_position
+    def test_the_weights_are_those_of_the_output(self, positions):
+        ours, x = layer(positions, num_kv_heads=2), numbers(2, 5, 8)
+        weights = ours.attention_weights(x, mask=sa.causal)
+        assert weights.shape == (2, 4, 5, 5)
+        assert_close(weights.sum(-1), torch.ones(2, 4, 5, dtype=x.dtype))
+        values = ours.value(x).unflatten(-1, (2, 2)).repeat_interleave(2, dim=-2)  # batch, n, head, d_v
+        gathered = torch.einsum("bhij,bjhd->bihd", weights, values)
+        assert_close(ours(x, mask=sa.causal), ours.output(gathered.flatten(-2)), **close[x.dtype])
+
+    def test_any_leading_axes(self):
+        ours, x, memory = layer("none"), numbers(2, 3, 5, 8), numbers(6, 8, seed=1)
+        assert_close(ours(x)[1, 2], ours(x[1, 2]), **close[x.dtype])
+        assert_close(ours(x, memory)[1, 2], ours(x[1, 2], memory), **close[x.dtype])
+
+    def test_layers_may_share_a_table(self):
+        table = RelativeBias(4)
+        layers = torch.nn.ModuleList(MultiHeadAttention(8, 4, positions=table) for _ in range(3))
+        assert sum(parameter is table.table for parameter in layers.parameters()) == 1
+        table.table.data.fill_(1.0)
+        assert all((layer.positions.table == 1).all() for layer in layers)
+
+    def test_scores_stay_bounded_with_normalized_queries_and_keys(self):
+        x = 1e4 * numbers(2, 5, 8)
+        norm = partial(torch.nn.RMSNorm, elementwise_affine=False)
+        ours = MultiHeadAttention(8, 4, qk_norm=norm).double()
+        most = torch.tensor(2**0.5, dtype=torch.float64)  # of |q·k| / sqrt(d_k), with |q| = |k| = sqrt(d_k)
+        ratio = ours.attention_weights(x)
+        assert (ratio.amax(-1) / ratio.amin(-1)).max() <= torch.exp(2 * most) + 1e-9
+
+
+class TestPositions:
+    def test_rotary_options(self):
+        x, options = numbers(2, 4, 6, 8), {"base": 50.0, "interleaved": True, "rotary_dim": 6}
+        exact(Rotary(**options).turned(x, 3), rotary(x, torch.arange(3, 9), **options))
+
+    @pytest.mark.parametrize("positions", ["alibi", "relative"])
+    def test_biases_are_of_the_queries_type_with_the_queries_last(self, positions):
+        positions, q, k = filled(POSITIONS[positions]()), numbers(4, 2, 8).half(), numbers(2, 5, 8).half()
+        bias = positions.bias(q, k)
+        assert (bias.dtype, bias.shape) == (torch.float16, (4, 2, 5))
+        exact(bias, positions.bias(numbers(4, 5, 8).half(), k)[:, 3:])
+
+
+class TestParameters:
+    def test_start_so_that_queries_keys_and_values_have_variance_one(self):
+        torch.manual_seed(0)
+        ours = MultiHeadAttention(256, 4, num_kv_heads=2, d_memory=96)
+        shapes = {"query": (256, 256), "key": (128, 96), "value": (128, 96), "output": (256, 256)}
+        for name, (d_out, d_in) in shapes.items():
+            linear = getattr(ours, name)
+            assert linear.weight.shape == (d_out, d_in)
+            assert abs(linear.weight.var() * d_in - 1) < 0.05
+            assert (linear.bias == 0).all()
+            assert abs(linear(torch.randn(500, d_in)).var() - 1) < 0.1
+
+    def test_reset(self):
+        ours = layer(qk_norm=torch.nn.RMSNorm, bias=True)
+        before = copy.deepcopy(ours.state_dict())
+        ours.reset_parameters()
+        for name, tensor in ours.state_dict().items():
+            if "norm" in name:
+                exact(tensor, before[name])
+            else:
+                assert (tensor != before[name]).all()
+            if "bias" in name:
+                assert (tensor == 0).all()
+
+    def test_without_bias_there_is_none(self):
+        assert {*MultiHeadAttention(8, 2, bias=False).state_dict()} == {
+            f"{name}.weight" for name in ("query", "key", "value", "output")
+        }
+
+    @every_position
+    def test_state_dict_and_deepcopy(self, positions):
+        ours, x, file = layer(positions, qk_norm=torch.nn.RMSNorm), numbers(2, 5, 8), io.BytesIO()
+        torch.save(ours.state_dict(), file)
+        file.seek(0)
+        fresh = MultiHeadAttention(8, 4, positions=POSITIONS[positions](), qk_norm=torch.nn.RMSNorm).double()
+        fresh.load_state_dict(torch.load(file))
+        twin = copy.deepcopy(ours)
+        with torch.no_grad():
+            exact(fresh(x), ours(x))
+            before = twin(x)
+            filled(ours).query.weight.zero_()
+            exact(twin(x), before)
+
+    def test_says_what_it_is(self):
+        said = str(MultiHeadAttention(8, 4, num_kv_heads=2, dropout=0.1, positions=Alibi()))
+        assert "num_heads=4, num_kv_heads=2, dropout=0.1" in said
+        assert "(positions): Alibi()" in said
+
+
+class TestTorchsMachinery:
+    @every_position
+    @pytest.mark.parametrize("qk_norm", [None, torch.nn.LayerNorm], ids=["", "qk_norm"])
+    def test_gradcheck(self, positions, qk_norm):
+        ours = layer(positions, num_kv_heads=2, qk_norm=qk_norm)
+        names = [name for name, _ in ours.named_parameters()]
+
+        def output(x, *parameters):
+            mask = sa.Mask(lambda i, j: j < i)  # the first query may attend nowhere
+            return functional_call(ours, dict(zip(names, parameters, strict=True)), x, {"mask": mask})
+
+        parameters = [parameter.detach().requires_grad_() for parameter in ours.parameters()]
+        assert torch.autograd.gradcheck(output, (numbers(3, 8).requires_grad_(), *parameters), fast_mode=True)
+
+    @every_position
+    @pytest.mark.parametrize("dropout", [0.0, 1e-12], ids=["", "dropout"])
+    def test_many_seeds_at_once(self, positions, dropout):
+        options = {"num_kv_heads": 2, "qk_norm": torch.nn.RMSNorm, "dropout": dropout}
+        layers = [layer(positions, **options) for _ in range(3)]
+        for scale, one in enumerate(layers, start=1):
+            one.query.weight.data *= scale
+        parameters, buffers = stack_module_state(layers)
+        x, mask = numbers(3, 2, 5, 8), sa.causal & sa.padding([5, 3])
+
+        def loss(parameters, x):
+            return functional_call(layers[0], (parameters, buffers), x, {"mask": mask}).square().sum()
+
+        losses = vmap(loss, randomness="different")(parameters, x)
+        losses.sum().backward()
+        for seed, one in enumerate(layers):
+            alone = one(x[seed], mask=mask).square().sum()
+            assert_close(losses[seed], alone)
+            gradients = torch.autograd.grad(alone, [*one.parameters()])
+            for (name, _), gradient in zip(one.named_parameters(), gradients, strict=True):
+                assert_close(parameters[name].grad[seed], gradient)
+
+    def test_many_memories_at_once(self):
+        ours, x, memories = layer(), numbers(5, 8), numbers(3, 6, 8, seed=1)
+        assert_close(vmap(lambda memory: ours(x, memory))(memories), ours(x, memories), **close[x.dtype])
+
+    @every_position
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_half_precision(self, positions, dtype, training):
+        options = {"num_kv_heads": 2, "qk_norm": torch.nn.RMSNorm, "dropout": 1e-12}
+        whole, half = (layer(positions, kind, **options).train(training) for kind in (torch.float32, dtype))
+        x = numbers(2, 5, 8, dtype=torch.float32)
+        output = half(x.to(dtype), mask=sa.causal)
+        assert output.dtype == half.attention_weights(x.to(dtype)).dtype == dtype
+        assert_close(output.float(), whole(x, mask=sa.causal), rtol=0.05, atol=0.05)
+
+    @every_position
+    @pytest.mark.parametrize("qk_norm", [None, partial(torch.nn.LayerNorm, bias=False)], ids=["", "qk_norm"])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_autocast(self, positions, qk_norm, training):
+        ours = layer(positions, torch.float32, num_kv_heads=2, qk_norm=qk_norm, dropout=1e-12)
+        ours, x, cache = ours.train(training), numbers(2, 5, 8, dtype=torch.float32), KVCache()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = ours(x, mask=sa.causal)
+            with torch.no_grad():
+                decoded = torch.cat([ours(new, mask=sa.causal, cache=cache) for new in chunks(x, [3])], dim=1)
+        output.sum().backward()
+        assert output.dtype == decoded.dtype == torch.bfloat16
+        assert all(parameter.grad.dtype == torch.float32 for parameter in ours.parameters())
+        assert_close(output.float(), ours(x, mask=sa.causal), rtol=0.1, atol=0.1)
+        assert_close(decoded, output, rtol=0.1, atol=0.1)
+
+    def test_compiles_into_one_graph(self):
+        code = """
+import torch, selfattn as sa
+from selfattn.nn import *
+torch._dynamo.config.recompile_limit = 2  # once for one length, once for all
+for positions in (Rotary(), RelativeBias(4)):
+    layer = MultiHeadAttention(8, 4, num_kv_heads=2, positions=positions, qk_norm=torch.nn.RMSNorm)
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    for n in (4, 6, 7):
+        x = torch.randn(2, n, 8)
+        torch.testing.assert_close(compiled(x, mask=sa.causal), layer(x, mask=sa.causal))
+print("done")
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "done\n", done.stderr[-2000:]
+
+
+@pytest.mark.usefixtures("unchecked")
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("num_heads", "num_kv_heads"), [(3, None), (4, 3), (0, None), (4, 0), (-2, None), (2, 4)]
+    )
+    def test_heads_that_do_not_divide(self, num_heads, num_kv_heads):
+        kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        with pytest.raises(
+            ValueError, match=f"got d_model=8, num_heads={num_heads}, num_kv_heads={kv_heads}"
+        ):
+            MultiHeadAttention(8, num_heads, num_kv_heads=num_kv_heads)
+
+    @pytest.mark.parametrize("dropout", [-0.1, 1.0])
+    def test_dropout_that_is_no_share(self, dropout):
+        with pytest.raises(ValueError, match=rf"in \[0, 1\); got {dropout}"):
+            MultiHeadAttention(8, 4, dropout=dropout)
+
+    @pytest.mark.parametrize(
+        ("shapes", "seen"),
+        [
+            ([(2, 5, 7)], r"x \(\.\.\., q_len, 8\), .*got x torch float64 \(2, 5, 7\)$"),
+            (
+                [(2, 5, 8)],
+                r"kv_len, 10\), x itself by default; got x torch float64 \(2, 5, 8\)$",
+            ),
+            ([(2, 5, 8), (2, 6, 8)], r"got x torch float64 \(2, 5, 8\), memory torch float64 \(2, 6, 8\)"),
+            ([(8,), (2, 6, 10)], r"got x torch float64 \(8,\), memory torch float64 \(2, 6, 10\)"),
+            ([(2, 5, 8), (10,)], r"memory torch float64 \(10,\)"),
+            (
+                [(2, 5, 8), (3, 6, 10)],
+                r"must broadcast; got q .*\(2, 4, 5, 2\), k .*\(3, 4, 6, 2\)",
+            ),
+        ],
+    )
+    def test_shapes_that_do_not_fit(self, shapes, seen):
+        with pytest.raises(ValueError, match=seen):
+            layer(d_memory=10)(*(numbers(*shape) for shape in shapes))
+
+    def test_masks_that_do_not_fit(self):
+        with pytest.raises(ValueError, match=r"to the scores \(2, 4, 5, 5\); got mask .*\(5, 4\)"):
+            layer()(numbers(2, 5, 8), mask=torch.ones(5, 4, dtype=torch.bool))
+        with pytest.raises(TypeError, match="mask torch float64"):
+            layer()(numbers(2, 5, 8), mask=numbers(5, 5))
+
+    def test_strangers(self):
+        with pytest.raises(TypeError, match=r"x numpy float64 \(5, 8\), query_weight torch float64 \(8, 8\)"):
+            layer()(numbers(5, 8).numpy())
+        with pytest.raises(TypeError, match=r"got x torch int64 \(5, 8\)"):
+            layer()(numbers(5, 8).long())
+
+    @pytest.mark.parametrize("positions", ["rotary", "alibi", "relative"])
+    def test_positions_are_for_self_attention(self, positions):
+        with pytest.raises(ValueError, match="takes no memory"):
+            layer(positions)(numbers(5, 8), numbers(6, 8))
+
+    @torch.no_grad()
+    def test_caches_that_do_not_fit(self):
+        ours, x, memory, cache = layer(), numbers(2, 5, 8), numbers(2, 6, 8), KVCache()
+        ours(x, cache=cache)
+        with pytest.raises(ValueError, match=r"cached .*64 \(2, 4, 5, 2\), k .*64 \(3, 4, 1, 2\)"):
+            ours(numbers(3, 1, 8), cache=cache)
+        with pytest.raises(ValueError, match=r"cached torch float64 .*, k torch float32 \(2, 4, 5, 2\)"):
+            copy.deepcopy(ours).float()(x.float(), cache=cache)
+        with pytest.raises(ValueError, match=r"this memory's; got memory torch float64 \(2, 6, 8\)"):
+            ours(x, memory, cache=cache)
+        cache = KVCache()
+        ours(x, memory, cache=cache)
+        with pytest.raises(ValueError, match=r"this memory's; got memory .*, cached .* \(2, 6, 8\)"):
+            ours(x, memory.clone(), cache=cache)
+        with pytest.raises(ValueError, match=r"cached torch float64 \(2, 6, 8\), k torch .*\(2, 4, 5, 2\)"):
+            ours(x, cache=cache)
+
+    @pytest.mark.parametrize(
+        ("options", "seen"),
+        [
+            ({"add_bias_kv": True}, "add_bias_kv=True"),
+            ({"add_zero_attn": True}, "add_zero_attn=True"),
+            ({"kdim": 6}, "kdim=6 with vdim=8"),
+            ({"kdim": 6, "vdim": 7, "add_zero_attn": True}, "add_zero_attn=True, kdim=6 with vdim=7"),
+        ],
+    )
+    def test_what_torch_has_and_we_have_not(self, options, seen):
+        with pytest.raises(ValueError, match=f"don't share {seen}$"):
+            MultiHeadAttention.from_torch(torch.nn.MultiheadAttention(8, 4, **options))
+
+    @pytest.mark.parametrize(
+        ("options", "seen"),
+        [
+            ({"num_kv_heads": 2}, r"num_kv_heads=2"),
+            ({"positions": Rotary()}, r"positions=Rotary\(\)"),
+            ({"qk_norm": torch.nn.LayerNorm}, r"qk_norm=LayerNorm.*"),
+        ],
+    )
+    def test_what_we_have_and_torch_has_not(self, options, seen):
+        with pytest.raises(ValueError, match=f"don't share {seen}$"):
+            MultiHeadAttention(8, 4, **options).to_torch()
+
+
+def test_the_layers_load_torch_when_first_asked_for():
+    code = """
+import sys
+import selfattn as sa
+before = {"torch", "selfattn.nn"} & {*sys.modules}
+try:
+    sa.mm
+except AttributeError as error:
+    print(error)
+print(before, sa.nn.MultiHeadAttention(8, 2).num_heads)
+from selfattn import nn
+print(nn is sa.nn is sys.modules["selfattn.nn"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "module 'selfattn' has no attribute 'mm'\nset() 2\nTrue\n", done.stderr
