@@ -16,9 +16,10 @@ from typing import Any
 
 from .attention import attention, attention_weights
 from .backward import AttentionGradients, attention_backward
+from .flash import flash_attention
 from .heads import merge_heads, multi_head_attention, split_heads
 from .linear import LinearState, elu_plus_one, linear_attention, linear_attention_step
-from .masks import Mask, causal, padding, sliding_window
+from .masks import Mask, causal, documents, padding, prefix, sliding_window
 from .positions import alibi, relative_buckets, rotary, sinusoidal
 from .scores import additive, bilinear, cosine, dot_product, scaled_dot_product
 from .softmax import softmax, softmax_backward, softmax_jacobian
@@ -35,13 +36,16 @@ __all__ = [
     "bilinear",
     "causal",
     "cosine",
+    "documents",
     "dot_product",
     "elu_plus_one",
+    "flash_attention",
     "linear_attention",
     "linear_attention_step",
     "merge_heads",
     "multi_head_attention",
     "padding",
+    "prefix",
     "relative_buckets",
     "rotary",
     "scaled_dot_product",

@@ -1,4 +1,4 @@
-"""Who may look at whom: predicates on (query index, key index) that compose.
+"""Who may look at whom: rules on (query index, key index) that compose.
 
 **True means may attend**, as in torch's `scaled_dot_product_attention`. The boolean masks of
 `torch.nn.MultiheadAttention` mean the opposite.
@@ -14,6 +14,24 @@ from array_api_compat import array_namespace, device
 from .arrays import describe, is_array
 
 
+def everywhere(i: Any) -> tuple[int, int]:
+    """The bounds of a rule that may allow any key: the first one, and an index behind every last one.
+
+    >>> everywhere(np.arange(3))[0]
+    0
+    """
+    return 0, 2**62
+
+
+def nowhere(i: Any) -> Any:
+    """For no query is the interval known to be allowed as a whole.
+
+    >>> nowhere(np.arange(3))
+    array([False, False, False])
+    """
+    return i < 0
+
+
 @dataclass(frozen=True)
 class Mask:
     """A rule that says which query may attend to which key, for any lengths.
@@ -22,6 +40,11 @@ class Mask:
     ``(1, kv_len)``, and returns a boolean array: True where the query may attend to the key. Rules
     compose with ``&``, ``|`` and ``~``.
 
+    `bounds` receives the query indices alone and returns the interval of keys outside which the rule is
+    surely false: the first key and the one behind the last, two integers or integer arrays. What a rule
+    surely forbids, `flash_attention` never computes. `whole` tells of which queries the interval is allowed
+    as a whole, so that the predicate need not be asked. Without a predicate that is so of all.
+
     >>> even = Mask(lambda i, j: j % 2 == 0)
     >>> (causal & even).dense(3, 4).astype(int)
     array([[1, 0, 0, 0],
@@ -29,7 +52,9 @@ class Mask:
            [1, 0, 1, 0]])
     """
 
-    predicate: Callable[[Any, Any], Any]
+    predicate: Callable[[Any, Any], Any] | None = None
+    bounds: Callable[[Any], tuple[Any, Any]] = everywhere
+    whole: Callable[[Any], Any] = nowhere
 
     def dense(self, q_len: int, kv_len: int, like: Any = None) -> Any:
         """The rule as a boolean array ``(..., q_len, kv_len)``, in the library and on the device of `like`.
@@ -40,15 +65,40 @@ class Mask:
         array([[ True, False, False],
                [ True,  True, False]])
         """
+        return self.block(slice(0, q_len), slice(0, kv_len), like)
+
+    def block(self, queries: slice, keys: slice, like: Any = None) -> Any:
+        """The part of the dense mask that belongs to some queries and keys; the rule is asked of no others.
+
+        >>> causal.block(slice(4, 6), slice(3, 6))
+        array([[ True,  True, False],
+               [ True,  True,  True]])
+        """
         like = np.empty(0) if like is None else like
         xp = array_namespace(like)
-        i = xp.arange(q_len, device=device(like))[:, None]
-        j = xp.arange(kv_len, device=device(like))[None, :]
-        allowed = self.predicate(i, j)
-        if not is_array(allowed, xp, "bool"):
-            seen = describe(i=i, returned=allowed)
-            raise TypeError(f"a mask's predicate returns a boolean array of its indices' library; got {seen}")
-        return xp.broadcast_to(allowed, (*allowed.shape[:-2], q_len, kv_len))
+        i = xp.arange(queries.start, queries.stop, device=device(like))[:, None]
+        j = xp.arange(keys.start, keys.stop, device=device(like))[None, :]
+        allowed = self._allows(i, j)
+        return xp.broadcast_to(allowed, (*allowed.shape[:-2], i.shape[0], j.shape[1]))
+
+    def interval(self, q_len: int, kv_len: int) -> tuple[np.ndarray, np.ndarray]:
+        """Each query's first key and the one behind its last, NumPy arrays ``(..., q_len)``.
+
+        A query attends to nothing outside. Where there is no key left, the interval is ``kv_len, 0``.
+
+        >>> sliding_window(1).interval(4, 3)
+        (array([0, 0, 1, 2]), array([1, 2, 3, 3]))
+        """
+        lo, hi = (np.clip(bound, 0, kv_len)[..., 0] for bound in self._interval(np.arange(q_len)[:, None]))
+        return np.where(lo < hi, lo, kv_len), np.where(lo < hi, hi, 0)
+
+    def exact(self, q_len: int) -> bool:
+        """Whether every query may attend to the whole of its interval.
+
+        >>> (causal | prefix(2)).exact(9), (~causal).exact(9)
+        (True, False)
+        """
+        return bool(np.all(self._whole(np.arange(q_len)[:, None])))
 
     def shift(self, offset: int) -> "Mask":
         """The same rule for queries that start at position `offset`: query i stands at i + offset.
@@ -56,19 +106,54 @@ class Mask:
         >>> causal.shift(2).dense(1, 4)
         array([[ True,  True,  True, False]])
         """
-        return Mask(lambda i, j: self.predicate(i + offset, j))
+        predicate = self.predicate and (lambda i, j: self.predicate(i + offset, j))
+        return Mask(predicate, lambda i: self.bounds(i + offset), lambda i: self.whole(i + offset))
 
     def __and__(self, other: "Mask") -> "Mask":
-        return Mask(lambda i, j: self.predicate(i, j) & other.predicate(i, j))
+        def intersection(i: Any) -> tuple[Any, Any]:
+            xp, (lo, hi), (other_lo, other_hi) = array_namespace(i), self._interval(i), other._interval(i)
+            return xp.maximum(lo, other_lo), xp.minimum(hi, other_hi)
+
+        predicate = self.predicate or other.predicate
+        if self.predicate and other.predicate:
+            predicate = lambda i, j: self.predicate(i, j) & other.predicate(i, j)  # noqa: E731
+        return Mask(predicate, intersection, lambda i: self._whole(i) & other._whole(i))
 
     def __or__(self, other: "Mask") -> "Mask":
-        return Mask(lambda i, j: self.predicate(i, j) | other.predicate(i, j))
+        def hull(i: Any) -> tuple[Any, Any]:
+            xp, (lo, hi), (other_lo, other_hi) = array_namespace(i), self._interval(i), other._interval(i)
+            return xp.minimum(lo, other_lo), xp.maximum(hi, other_hi)
+
+        def touching(i: Any) -> Any:
+            xp, (lo, hi), (other_lo, other_hi) = array_namespace(i), self._interval(i), other._interval(i)
+            together = xp.maximum(lo, other_lo) <= xp.minimum(hi, other_hi)
+            return self._whole(i) & other._whole(i) & together
+
+        return Mask(lambda i, j: self._allows(i, j) | other._allows(i, j), hull, touching)
 
     def __invert__(self) -> "Mask":
-        return Mask(lambda i, j: ~self.predicate(i, j))
+        return Mask(lambda i, j: ~self._allows(i, j))
+
+    def _interval(self, i: Any) -> tuple[Any, Any]:
+        lo, hi = self.bounds(i)
+        return lo + 0 * i, hi + 0 * i
+
+    def _whole(self, i: Any) -> Any:
+        return i == i if self.predicate is None else self.whole(i)
+
+    def _allows(self, i: Any, j: Any) -> Any:
+        lo, hi = self._interval(i)
+        inside = (lo <= j) & (j < hi)
+        if self.predicate is None:
+            return inside
+        answer = self.predicate(i, j)
+        if not is_array(answer, array_namespace(i), "bool"):
+            seen = describe(i=i, returned=answer)
+            raise TypeError(f"a mask's predicate returns a boolean array of its indices' library; got {seen}")
+        return inside & answer
 
 
-causal = Mask(lambda i, j: j <= i)
+causal = Mask(bounds=lambda i: (0, i + 1))
 """Each query attends to itself and to what came before it (Vaswani et al. 2017, section 3.2.3)."""
 
 
@@ -84,7 +169,7 @@ def sliding_window(left: int, right: int = 0) -> Mask:
     """
     if left < 0 or right < 0:
         raise ValueError(f"a window reaches 0 or more keys to each side; got left={left}, right={right}")
-    return Mask(lambda i, j: (j >= i - left) & (j <= i + right))
+    return Mask(bounds=lambda i: (i - left, i + right + 1))
 
 
 def padding(lengths: Any) -> Mask:
@@ -98,14 +183,80 @@ def padding(lengths: Any) -> Mask:
     >>> padding([1, 2]).dense(1, 2).astype(int).tolist()
     [[[[1, 0]]], [[[1, 1]]]]
     """
-    counts = np.asarray(lengths)
-    if not np.issubdtype(counts.dtype, np.integer):
-        raise TypeError(f"lengths are integers; got {counts.dtype}")
+    counts = _integers("lengths", lengths)
     if counts.size and counts.min() < 0:
         raise ValueError(f"lengths are 0 or more; got {counts.min()}")
     counts = counts[..., None, None, None] if counts.ndim else counts
+    return Mask(bounds=lambda i: (0, array_namespace(i).asarray(counts, device=device(i))))
 
-    def real(i: Any, j: Any) -> Any:
-        return j < array_namespace(j).asarray(counts, device=device(j))
 
-    return Mask(real)
+def prefix(length: Any) -> Mask:
+    """Every query attends to the first `length` keys (the prefix of Raffel et al. 2020, section 3.2.1).
+
+    ``causal | prefix(4)`` is a language model that reads its first four tokens both ways. `length`, shapes
+    and errors: see `padding`, which is the same rule for another purpose.
+
+    >>> (causal | prefix(2)).dense(3, 3).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [1, 1, 1]])
+    """
+    return padding(length)
+
+
+def documents(ids: Any) -> Mask:
+    """Tokens attend within their own document, where several are packed into one sequence.
+
+    `ids` is an integer array ``(n,)``, or ``(*batch, n)``: then the dense mask is
+    ``(*batch, 1, q_len, kv_len)``. Query and key attend when the ids at their positions are equal; keys
+    behind the last id belong to no document.
+
+    Raises `TypeError` when the ids aren't integers, `ValueError` when they are a single number or when a
+    query stands where there is no id.
+
+    >>> documents([7, 7, 8]).dense(3, 3).astype(int)
+    array([[1, 1, 0],
+           [1, 1, 0],
+           [0, 0, 1]])
+    """
+    ids = _integers("ids", ids)
+    if ids.ndim == 0:
+        raise ValueError(f"ids are an array (..., n), one for each position; got the number {ids}")
+    n, heads = ids.shape[-1], (1,) if ids.ndim > 1 else ()
+
+    def at(positions: Any, table: np.ndarray) -> Any:
+        xp = array_namespace(positions)
+        table = table.reshape(*ids.shape[:-1], *heads, n)
+        return xp.take(xp.asarray(table, device=device(positions)), positions, axis=-1)
+
+    def of_queries(i: Any, table: np.ndarray) -> Any:
+        xp = array_namespace(i)
+        if i.shape[0] and not 0 <= int(xp.min(i)) <= int(xp.max(i)) < n:
+            raise ValueError(
+                f"there are ids for {n} positions; got queries from {int(xp.min(i))} to {int(xp.max(i))}"
+            )
+        return at(i[:, 0], table)[..., :, None]
+
+    def changes(ids: np.ndarray) -> np.ndarray:
+        return ids[..., 1:] != ids[..., :-1]
+
+    if changes(ids).sum() > changes(np.sort(ids, axis=-1)).sum():  # some document is in several pieces
+        return Mask(
+            lambda i, j: (
+                of_queries(i, ids) == at(array_namespace(j).clip(j[0, :], max=n - 1), ids)[..., None, :]
+            ),
+            lambda i: (0, n),
+        )
+    starts = np.ones(ids.shape, bool)
+    starts[..., 1:] = changes(ids)
+    document = np.cumsum(starts)  # numbers the documents of all sequences in order
+    row = np.arange(ids.size) // max(n, 1) * n
+    first, behind = (np.searchsorted(document, document, side) - row for side in ("left", "right"))
+    return Mask(bounds=lambda i: (of_queries(i, first), of_queries(i, behind)))
+
+
+def _integers(name: str, numbers: Any) -> np.ndarray:
+    array = np.asarray(numbers)
+    if not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"{name} are integers; got {array.dtype}")
+    return array

@@ -1,7 +1,8 @@
-"""From scores to weights: the stable softmax, its Jacobian and its gradient."""
+"""From scores to weights: the softmax, its Jacobian, its gradient, and its keys taken in parts."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from array_api_compat import array_namespace, device
 from jaxtyping import Float
 
 from .arrays import describe, namespace
@@ -87,3 +88,76 @@ def softmax_backward(
             f"expected as many weights as gradients; got {describe(weights=weights, gradient=gradient)}"
         )
     return weights * (gradient - xp.sum(weights * gradient, axis=-1, keepdims=True))
+
+
+class Partial(NamedTuple):
+    r"""What a query has to remember of the keys that it has seen, to average over more of them later.
+
+    .. math:: m = \max_j s_j, \qquad t = \sum_j e^{s_j - m}, \qquad w = \sum_j e^{s_j - m}\, v_j
+
+    Shapes: `maximum` and `total` ``(..., q_len, 1)``, `weighted` ``(..., q_len, d_v)``. `merge` joins what is
+    known of two sets of keys, in any order and grouping; before any key it is ``-inf, 0, 0``.
+    """
+
+    maximum: Any
+    total: Any
+    weighted: Any
+
+
+def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes kv_len d_v"]) -> Partial:
+    """The `Partial` of some keys, from each query's scores for them and their values.
+
+    A score of ``-inf`` is forbidden. Raises `TypeError` for mixed libraries or integers.
+
+    >>> import numpy as np
+    >>> summarize(np.array([[0.0, 1.0]]), np.array([[3.0], [5.0]])).maximum
+    array([[1.]])
+    """
+    xp = namespace(scores=scores, v=v)
+    if scores.shape[-1] == 0:
+        empty = xp.zeros_like(scores @ v)
+        return Partial(empty[..., :1] - xp.inf, empty[..., :1], empty)
+    largest = float(xp.finfo(scores.dtype).max) / 4  # as in softmax
+    scores = xp.minimum(scores, xp.asarray(largest, dtype=scores.dtype, device=device(scores)))
+    maximum = xp.max(scores, axis=-1, keepdims=True)
+    e = xp.exp(scores - _finite(maximum))
+    return Partial(maximum, xp.sum(e, axis=-1, keepdims=True), e @ v)
+
+
+def merge(a: Partial, b: Partial) -> Partial:
+    r"""The `Partial` of all keys of `a` and `b`: the one with the smaller maximum shrinks to the other's.
+
+    .. math:: m = \max(m_a, m_b), \qquad t = e^{m_a - m}\, t_a + e^{m_b - m}\, t_b
+
+    and the same for w (Milakov and Gimelshein 2018, section 3.1).
+
+    >>> import numpy as np
+    >>> one, other = (summarize(np.array([[s]]), np.array([[v]])) for s, v in [(0.0, 3.0), (np.log(3), 7.0)])
+    >>> average(merge(one, other)).round(3)
+    array([[6.]])
+    """
+    xp = array_namespace(a.maximum, b.maximum)
+    maximum = xp.maximum(a.maximum, b.maximum)
+    shrink_a, shrink_b = (xp.exp(part.maximum - _finite(maximum)) for part in (a, b))
+    return Partial(
+        maximum,
+        shrink_a * a.total + shrink_b * b.total,
+        shrink_a * a.weighted + shrink_b * b.weighted,
+    )
+
+
+def average(partial: Partial) -> Any:
+    """The softmax-weighted average of the values, ``(..., q_len, d_v)``; zeros where no key was allowed.
+
+    >>> import numpy as np
+    >>> average(summarize(np.array([[0.0, 0.0, -np.inf]]), np.array([[3.0], [5.0], [7.0]])))
+    array([[4.]])
+    """
+    xp = array_namespace(partial.total)
+    return partial.weighted / xp.where(partial.total == 0, xp.ones_like(partial.total), partial.total)
+
+
+def _finite(maximum: Any) -> Any:
+    """The maximum, or 0 where no key was allowed."""
+    xp = array_namespace(maximum)
+    return xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)

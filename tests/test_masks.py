@@ -19,8 +19,20 @@ rules = st.recursive(
     st.just(sa.causal)
     | st.builds(sa.sliding_window, st.integers(0, 3), st.integers(0, 3))
     | st.builds(sa.padding, st.integers(0, 6))
-    | st.builds(lambda n: sa.Mask(lambda i, j: (i * j) % n == 0), st.integers(1, 4)),
-    lambda rule: st.builds(operator.and_, rule, rule) | st.builds(sa.Mask.shift, rule, st.integers(0, 3)),
+    | st.builds(sa.prefix, st.integers(0, 6))
+    | st.builds(sa.documents, st.lists(st.integers(-1, 2), min_size=40, max_size=40))
+    | st.builds(
+        lambda cuts: sa.documents(np.searchsorted(cuts, np.arange(40))),
+        st.lists(st.integers(0, 9)).map(sorted),
+    )
+    | st.builds(lambda n: sa.Mask(lambda i, j: (i * j) % n == 0), st.integers(1, 4))
+    | st.builds(lambda n: sa.Mask(lambda i, j: i != j, lambda i: (n - i, n + i)), st.integers(0, 4)),
+    lambda rule: (
+        st.builds(operator.and_, rule, rule)
+        | st.builds(operator.or_, rule, rule)
+        | st.builds(operator.invert, rule)
+        | st.builds(sa.Mask.shift, rule, st.integers(0, 3))
+    ),
     max_leaves=3,
 )
 
@@ -39,6 +51,13 @@ def asked_one_by_one(allowed, q_len, kv_len):
         (sa.padding(2), lambda i, j: j in (0, 1)),
         (sa.padding(0), lambda i, j: False),
         (sa.padding(99), lambda i, j: True),
+        (sa.prefix(2), lambda i, j: j in (0, 1)),
+        (sa.causal | sa.prefix(2), lambda i, j: j in {0, 1, *range(i + 1)}),
+        (sa.documents([3, 3, 0, 0, 7]), lambda i, j: {i, j} <= {0, 1} or {i, j} <= {2, 3} or i == j == 4),
+        (sa.documents([5, 2, 5, 2, 5]), lambda i, j: (i - j) % 2 == 0),
+        (sa.Mask(), lambda i, j: True),
+        (sa.Mask(bounds=lambda i: (1, 3)), lambda i, j: j in (1, 2)),
+        (sa.Mask(lambda i, j: j % 2 == 0, lambda i: (i, 9)), lambda i, j: j % 2 == 0 and j >= i),
         (sa.Mask(lambda i, j: j % 2 == 0), lambda i, j: j in (0, 2, 4)),
         (sa.Mask(lambda i, j: i < 2), lambda i, j: i in (0, 1)),
     ],
@@ -87,6 +106,86 @@ class TestAlgebra:
         assert_array_equal(sa.sliding_window(10).dense(6, 6), sa.causal.dense(6, 6))
 
 
+class TestInterval:
+    @given(rules, lengths, lengths)
+    def test_outside_nothing_is_allowed(self, a, q_len, kv_len):
+        (lo, hi), j = a.interval(q_len, kv_len), np.arange(kv_len)
+        inside = (lo[:, None] <= j) & (j < hi[:, None])
+        dense = a.dense(q_len, kv_len)
+        assert not dense[~inside].any()
+        assert ((lo >= 0) & (lo <= kv_len) & (hi >= 0) & (hi <= kv_len)).all()
+        assert ((lo < hi) | ((lo == kv_len) & (hi == 0))).all()
+        if a.exact(q_len):
+            assert_array_equal(dense, inside)
+
+    @given(rules, st.integers(0, 6), st.integers(0, 6), st.integers(0, 6), st.integers(0, 6))
+    def test_a_block_is_a_part_of_the_dense_mask(self, a, row, rows, column, columns):
+        queries, keys = slice(row, row + rows), slice(column, column + columns)
+        assert_array_equal(a.block(queries, keys), a.dense(12, 12)[queries, keys])
+
+    @pytest.mark.parametrize(
+        ("mask", "lo", "hi"),
+        [
+            (sa.causal, [0, 0, 0], [1, 2, 3]),
+            (sa.causal.shift(1), [0, 0, 0], [2, 3, 4]),
+            (sa.sliding_window(1, 1), [0, 0, 1], [2, 3, 4]),
+            (sa.sliding_window(1).shift(3), [2, 3, 4], [4, 4, 0]),
+            (sa.padding(2), [0, 0, 0], [2, 2, 2]),
+            (sa.padding(0), [4, 4, 4], [0, 0, 0]),
+            (sa.documents([1, 1, 2, 2]), [0, 0, 2], [2, 2, 4]),
+            (sa.documents([1, 1, 2, 2]).shift(1), [0, 2, 2], [2, 4, 4]),
+            (sa.causal & sa.documents([1, 1, 2]), [0, 0, 2], [1, 2, 3]),
+            (sa.causal | sa.prefix(2), [0, 0, 0], [2, 2, 3]),
+            (sa.sliding_window(0) | sa.prefix(1), [0, 0, 0], [1, 2, 3]),
+            (~sa.causal, [0, 0, 0], [4, 4, 4]),
+            (sa.Mask(lambda i, j: j == i), [0, 0, 0], [4, 4, 4]),
+        ],
+    )
+    def test_is_as_narrow_as_the_rule_tells(self, mask, lo, hi):
+        assert_array_equal(mask.interval(3, 4), [lo, hi])
+
+    def test_a_batch_has_intervals_of_its_own(self):
+        lo, hi = (sa.causal & sa.padding([1, 2]) & sa.documents([[1, 1, 1], [1, 2, 2]])).interval(3, 3)
+        assert_array_equal(lo, [[[0, 0, 0]], [[0, 1, 1]]])
+        assert_array_equal(hi, [[[1, 1, 1]], [[1, 2, 2]]])
+
+    @pytest.mark.parametrize(
+        ("mask", "exact"),
+        [
+            (sa.causal & sa.sliding_window(3, 3) & sa.padding([1, 5]), True),
+            (sa.documents([1, 1, 2, 2, 2, 3]).shift(1), True),
+            (sa.documents([1, 1, 2, 1, 1, 2]), False),
+            ((sa.causal | sa.prefix(2)) & sa.padding(4), True),
+            (sa.sliding_window(0) | sa.prefix(1), False),
+            (~sa.causal, False),
+        ],
+    )
+    def test_exact_when_no_key_within_is_forbidden(self, mask, exact):
+        assert mask.exact(5) is exact
+
+
+class TestDocuments:
+    @pytest.mark.parametrize("ids", [[4, 4, -9], np.array([0, 0, 255], np.uint8), torch.tensor([1, 1, 0])])
+    def test_any_integers_will_do(self, like, ids):
+        assert_array_equal(sa.documents(ids).dense(3, 3, like=like([0.0])), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+
+    def test_a_batch_of_sequences_gets_an_axis_for_the_heads(self, like):
+        ids = np.random.default_rng(0).integers(0, 2, (2, 3, 5))
+        for packed in (ids, np.sort(ids, axis=-1)):
+            dense = sa.documents(packed).dense(4, 5, like=like([0.0]))
+            assert_array_equal(dense, packed[..., None, :4, None] == packed[..., None, None, :])
+
+    def test_keys_behind_the_last_id_belong_to_no_document(self):
+        for ids in ([1, 1, 2], [1, 2, 1]):
+            assert not sa.documents(ids).dense(3, 5)[:, 3:].any()
+
+    def test_attention_is_that_of_each_document_alone(self, like, normal):
+        q, k, v = normal(3, 2, 5, 6)
+        packed = sa.attention(*map(like, (q, k, v)), mask=sa.documents([8, 8, 8, 3, 3]))
+        apart = [sa.attention(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 3), slice(3, 5))]
+        assert_allclose(packed, np.concatenate(apart, axis=1), atol=1e-12)
+
+
 class TestPadding:
     def test_a_batch_of_lengths_gets_an_axis_for_the_heads(self, like):
         lengths = np.array([[0, 1, 2], [3, 4, 9]])
@@ -120,6 +219,24 @@ class TestPadding:
         (lambda: sa.padding([1.0, 2.0]), TypeError, "float64"),
         (lambda: sa.padding(True), TypeError, "bool"),
         (lambda: sa.padding([3, -1]), ValueError, "got -1"),
+        (lambda: sa.prefix(-1), ValueError, "lengths are 0 or more; got -1"),
+        (lambda: sa.documents([1.0]), TypeError, "ids are integers; got float64"),
+        (lambda: sa.documents(3), ValueError, "got the number 3"),
+        (
+            lambda: sa.documents([1, 1, 2]).dense(4, 4),
+            ValueError,
+            "ids for 3 positions; got queries from 0 to 3",
+        ),
+        (
+            lambda: sa.documents([1, 2, 1]).shift(1).dense(3, 3),
+            ValueError,
+            "3 positions; got queries from 1 to 3",
+        ),
+        (
+            lambda: sa.documents([1, 2]).shift(-1).interval(1, 2),
+            ValueError,
+            "2 positions; got queries from -1",
+        ),
         (lambda: sa.Mask(lambda i, j: j - i).dense(2, 2), TypeError, r"returned numpy int64 \(2, 2\)"),
         (lambda: sa.Mask(lambda i, j: True).dense(2, 2), TypeError, "returned builtins bool"),
         (

@@ -1,3 +1,4 @@
+import functools
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
 
 import selfattn as sa
+from selfattn.softmax import average, merge, summarize
 
 assert_allclose = partial(np.testing.assert_allclose, rtol=0)  # its own default, 1e-7, would be added
 
@@ -67,10 +69,6 @@ def test_a_forbidden_score_is_as_good_as_an_absent_one(x):
 )
 def test_edges(like, scores, weights):
     assert_allclose(sa.softmax(like(scores)), weights, atol=1e-12)
-
-
-def test_each_row_has_its_own_largest_score(like):
-    assert_allclose(sa.softmax(like([[-1e5, -1e5], [1e5, 1e5]])), [[0.5, 0.5], [0.5, 0.5]], atol=1e-15)
 
 
 def test_no_keys_at_all(like):
@@ -156,3 +154,68 @@ def test_backward_refuses_what_does_not_fit(like):
 def test_integers_are_refused(like, function):
     with pytest.raises(TypeError, match=r"real floating-point arrays; got \w+ \w+ int64 \(1, 2\)"):
         function(like([[1, 2]], "int64"))
+
+
+@st.composite
+def seen(draw):
+    """Scores of two queries for some keys, forbidden ones among them, and the keys' values."""
+    kv_len = draw(st.integers(0, 5))
+    scores = draw(arrays(np.float64, (2, kv_len), elements=st.floats(-50, 50) | st.just(-np.inf)))
+    return scores, draw(arrays(np.float64, (kv_len, 3), elements=st.floats(-9, 9)))
+
+
+def same(a, b):
+    for one, other in zip(a, b, strict=True):
+        assert_allclose(one, other, atol=1e-12)
+
+
+class TestPartial:
+    @given(st.lists(seen(), min_size=1, max_size=4))
+    def test_parts_make_up_the_whole(self, like, parts):
+        scores, values = (
+            np.concatenate(x, axis=axis) for x, axis in zip(zip(*parts, strict=True), (1, 0), strict=True)
+        )
+        merged = functools.reduce(merge, [summarize(like(s), like(v)) for s, v in parts])
+        assert_allclose(average(merged), sa.softmax(scores) @ values, atol=1e-12)
+
+    @given(seen(), seen(), seen())
+    def test_merging_knows_no_order_and_no_grouping(self, a, b, c):
+        a, b, c = (summarize(*part) for part in (a, b, c))
+        same(merge(a, b), merge(b, a))
+        same(merge(merge(a, b), c), merge(a, merge(b, c)))
+
+    @given(seen())
+    def test_no_keys_change_nothing(self, like, part):
+        part = summarize(*map(like, part))
+        nothing = summarize(like(np.zeros((2, 0))), like(np.zeros((0, 3))))
+        same(nothing, ([[-np.inf]] * 2, np.zeros((2, 1)), np.zeros((2, 3))))
+        same(merge(nothing, part), part)
+        assert_array_equal(average(nothing), np.zeros((2, 3)))
+
+    @pytest.mark.parametrize(
+        ("scores", "expected"),
+        [
+            ([1e308, -1e308], 1),
+            ([-1e308, -1e308], 2),
+            ([np.inf, 0], 1),
+            ([-1.7e308, -np.inf], 1),
+            ([1000, 1000], 2),
+        ],
+    )
+    def test_huge_scores(self, like, scores, expected):
+        parts = [
+            summarize(like([[score]]), like([[value]]))
+            for score, value in zip(scores, (1.0, 3.0), strict=True)
+        ]
+        assert_allclose(average(merge(*parts)), [[expected]])
+        assert_allclose(average(summarize(like([scores]), like([[1.0], [3.0]]))), [[expected]])
+
+    def test_gradients_where_all_is_forbidden(self):
+        scores = torch.tensor(
+            [[0.3, -torch.inf], [-torch.inf, -torch.inf]], dtype=torch.float64, requires_grad=True
+        )
+        values = torch.tensor([[1.0], [2.0]], dtype=torch.float64, requires_grad=True)
+        parts = [summarize(scores[:, j : j + 1], values[j : j + 1]) for j in range(2)]
+        average(merge(*parts)).sum().backward()
+        assert_array_equal(scores.grad, np.zeros((2, 2)))
+        assert_array_equal(values.grad, [[1], [0]])

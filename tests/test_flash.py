@@ -1,0 +1,386 @@
+import operator
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import selfattn as sa
+from selfattn import flash, tiles
+
+LENGTHS = st.integers(0, 14)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_tiles():
+    """Tiles so small that a dozen queries make several of every shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "QUERIES", 2)
+        patch.setattr(flash, "QUERIES", 2)
+        patch.setattr(tiles, "SPAN", 16)
+        patch.setattr(flash, "SCORES", 24)
+        yield
+
+
+@pytest.fixture
+def tiles_as_they_are(monkeypatch):
+    """Undo `small_tiles`."""
+    monkeypatch.setattr(tiles, "QUERIES", 64)
+    monkeypatch.setattr(flash, "QUERIES", 64)
+    monkeypatch.setattr(tiles, "SPAN", 2**16)
+    monkeypatch.setattr(flash, "SCORES", 2**18)
+
+
+def rules(batch):
+    """Masks of every kind; some with an axis for the batch."""
+    per_sequence = [(), (batch,)] if batch else [()]
+    ids = st.sampled_from(per_sequence).flatmap(
+        lambda shape: st.lists(st.integers(0, 9), max_size=3).map(
+            lambda cuts: np.broadcast_to(np.searchsorted(sorted(cuts), np.arange(24)), (*shape, 24))
+        )
+    )
+    scattered = st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).integers(0, 3, 24))
+    counts = st.sampled_from(per_sequence).flatmap(
+        lambda shape: st.integers(0, 99).map(lambda seed: np.random.default_rng(seed).integers(0, 14, shape))
+    )
+    return st.recursive(
+        st.just(sa.causal)
+        | st.builds(sa.sliding_window, st.integers(0, 6), st.integers(0, 3))
+        | counts.map(sa.padding)
+        | counts.map(sa.prefix)
+        | (ids | scattered).map(sa.documents)
+        | st.builds(lambda n: sa.Mask(lambda i, j: (i + j) % n == 0), st.integers(2, 3)),
+        lambda rule: (
+            st.builds(operator.and_, rule, rule)
+            | st.builds(operator.or_, rule, rule)
+            | st.builds(operator.invert, rule)
+            | st.builds(sa.Mask.shift, rule, st.integers(0, 3))
+        ),
+        max_leaves=3,
+    )
+
+
+@st.composite
+def problems(draw):
+    """Arguments of attention, of all shapes that it takes."""
+    q_len, kv_len, d_k, d_v = draw(LENGTHS), draw(LENGTHS), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    groups, kv_heads, batch = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(0, 2))
+    batch_axes = (batch,) if batch else ()
+    heads = (groups * kv_heads,) if batch or draw(st.booleans()) else ()
+    q_axes, kv_axes = (*batch_axes, *heads), (*batch_axes, kv_heads) if heads else ()
+    scores = (*q_axes, q_len, kv_len)
+
+    def broadcast():
+        """A shape that broadcasts to the scores."""
+        shape = tuple(1 if draw(st.booleans()) else size for size in scores)
+        return shape[draw(st.integers(0, len(shape))) :]
+
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    options = {"scale": draw(st.none() | st.floats(0.1, 2)), "softcap": draw(st.none() | st.floats(0.5, 5))}
+    if draw(st.booleans()):
+        options["bias"] = rng.standard_normal(broadcast())
+        options["bias"] = np.where(rng.random(options["bias"].shape) < 0.1, -np.inf, options["bias"])
+    if draw(st.booleans()):
+        options["mask"] = draw(rules(batch))
+    elif draw(st.booleans()):
+        options["mask"] = rng.random(broadcast()) < draw(st.sampled_from([0.1, 0.5, 0.9]))
+    shapes = (*q_axes, q_len, d_k), (*kv_axes, kv_len, d_k), (*kv_axes, kv_len, d_v)
+    return [rng.standard_normal(shape) for shape in shapes], options
+
+
+def made(options, like, dtype):
+    """The options with arrays of another library and type."""
+    kinds = {"mask": "bool", "bias": dtype}
+    return {
+        name: like(option, kinds[name]) if isinstance(option, np.ndarray | np.bool) else option
+        for name, option in options.items()
+    }
+
+
+class TestSameAsAttention:
+    @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
+    @given(problems())
+    def test_values(self, like, xp, dtype, tolerance, problem):
+        arrays, options = problem
+        arrays, options = [like(x, dtype) for x in arrays], made(options, like, dtype)
+        output, expected = sa.flash_attention(*arrays, **options), sa.attention(*arrays, **options)
+        assert type(output) is type(expected)
+        assert output.dtype == expected.dtype == getattr(xp, dtype)
+        assert_allclose(output, expected, atol=tolerance, rtol=tolerance)
+
+    @given(problems())
+    def test_gradients(self, problem):
+        arrays, options = problem
+        arrays = [torch.tensor(x, requires_grad=True) for x in arrays]
+        options = made(options, lambda x, _: torch.tensor(x), "")
+        if "bias" in options:
+            arrays.append(options["bias"].requires_grad_())
+        outputs = [function(*arrays[:3], **options) for function in (sa.flash_attention, sa.attention)]
+        cotangent = torch.tensor(np.random.default_rng(0).standard_normal(outputs[0].shape))
+        ours, theirs = (torch.autograd.grad(output, arrays, cotangent) for output in outputs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape
+            assert_allclose(one, other, atol=1e-12, rtol=1e-12)
+
+    def test_gradients_are_those_of_finite_differences(self, normal):
+        mask = (
+            sa.causal & sa.documents([0] * 3 + [1] * 5) & ~sa.sliding_window(0)
+        )  # queries 0 and 3 see nothing
+        shapes = (2, 8, 3), (1, 8, 3), (1, 8, 2), (8, 8)
+        arrays = [torch.tensor(normal(*shape), requires_grad=True) for shape in shapes]
+
+        def masked(q, k, v, bias):
+            return sa.flash_attention(q, k, v, mask=mask, bias=bias, softcap=2.0)
+
+        assert torch.autograd.gradcheck(masked, arrays)
+
+    @pytest.mark.parametrize("wanted", range(4))
+    def test_only_the_gradients_that_are_asked_for(self, normal, wanted):
+        arrays = [torch.tensor(normal(4, 9, 3)) for _ in range(3)] + [torch.tensor(normal(9, 9))]
+        arrays[wanted].requires_grad_()
+        sa.flash_attention(*arrays[:3], bias=arrays[3], mask=sa.causal).sum().backward()
+        assert [x.grad is not None for x in arrays] == [i == wanted for i in range(4)]
+
+    def test_heads_may_lie_in_any_order_in_memory(self, normal):
+        arrays = [torch.tensor(normal(2, 9, 4, 3)).mT.movedim(-1, 1).mT for _ in range(3)]  # from split_heads
+        for mask in (None, sa.causal, sa.sliding_window(3), sa.padding([4, 7])):
+            expected = sa.attention(*arrays, mask=mask)
+            assert_allclose(sa.flash_attention(*arrays, mask=mask), expected, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("make", "epsilon"),
+        [
+            (lambda x: x.astype(np.float16), 2**-10),
+            (lambda x: torch.tensor(x, dtype=torch.float16), 2**-10),
+            (lambda x: torch.tensor(x, dtype=torch.bfloat16), 2**-7),
+        ],
+        ids=["numpy float16", "torch float16", "torch bfloat16"],
+    )
+    @pytest.mark.parametrize(
+        "options", [{}, {"softcap": 5.0}, {"bias": np.linspace(-1, 1, 81).reshape(9, 9)}]
+    )
+    def test_half_precision_keeps_its_type(self, normal, make, epsilon, options):
+        q, k, v = (make(normal(2, 9, 8)) for _ in range(3))
+        options = {name: make(x) if name == "bias" else x for name, x in options.items()}
+        output = sa.flash_attention(q, k, v, mask=sa.causal, **options)
+        assert output.dtype == q.dtype
+        q, k, v = (torch.as_tensor(x).double() for x in (q, k, v))
+        options = {name: torch.as_tensor(x).double() for name, x in options.items()}
+        exact = sa.attention(
+            q, k, v, mask=sa.causal, **options | ({"softcap": 5.0} if "softcap" in options else {})
+        )
+        assert_allclose(torch.as_tensor(output).double(), exact, atol=4 * epsilon)
+
+    @pytest.mark.parametrize(("q_len", "kv_len"), [(0, 0), (0, 3), (3, 0)])
+    def test_no_queries_or_no_keys(self, like, q_len, kv_len):
+        q, k, v = like(np.ones((2, q_len, 4))), like(np.ones((2, kv_len, 4))), like(np.ones((2, kv_len, 5)))
+        for mask in (None, sa.causal, sa.padding(2), like(np.ones((q_len, kv_len)), "bool")):
+            assert_array_equal(sa.flash_attention(q, k, v, mask=mask), np.zeros((2, q_len, 5)))
+
+    def test_the_lowest_number_as_a_bias_is_not_forbidden(self, like, normal):
+        q, k, v = (like(normal(6, 3), "float32") for _ in range(3))
+        bias = like(np.where(np.eye(6), 0, np.finfo(np.float32).min) * (np.arange(6) > 2)[:, None], "float32")
+        expected = sa.attention(q, k, v, bias=bias)
+        assert_allclose(sa.flash_attention(q, k, v, bias=bias), expected, atol=2e-6)
+
+    def test_huge_scores_choose_the_largest(self):
+        q, k = np.array([[1e154]]), np.array([[1e154], [-1e154], [0.0]])
+        assert_array_equal(sa.flash_attention(q, k, k), [[1e154]])
+        assert_allclose(sa.flash_attention(q, k, k, mask=~sa.causal), [[0]])
+
+
+class Shapes(TorchDispatchMode):
+    """Watches torch: the largest number of entries that any operation's result has memory for."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **kwargs or {})
+        for x in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(x, torch.Tensor):
+                self.largest = max(self.largest, x.untyped_storage().nbytes() // x.element_size())
+        return output
+
+
+class TestWhatIsNeverComputed:
+    @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+    @pytest.mark.parametrize(
+        ("mask", "forbidden"),
+        [
+            (sa.causal, slice(40, 50)),
+            (sa.causal.shift(5), slice(45, 50)),
+            (sa.sliding_window(3).shift(9), slice(0, 6)),
+            (sa.padding(7), slice(7, 50)),
+            (sa.padding([4, 7, 5]), slice(7, 50)),
+            (sa.causal & sa.padding(7), slice(7, 50)),
+            (sa.documents(np.arange(50) // 13).shift(10), slice(0, 0)),
+            (sa.documents(np.arange(50) // 10).shift(10), slice(0, 10)),
+            (sa.causal | sa.prefix(45), slice(45, 50)),
+            (sa.causal & sa.Mask(lambda i, j: (i + j) % 2 == 0), slice(40, 50)),
+        ],
+    )
+    @pytest.mark.parametrize("options", [{}, {"softcap": 3.0}], ids=["kernel", "own"])
+    def test_keys_outside_every_interval_may_be_anything(self, normal, library, mask, forbidden, options):
+        q, k, v = normal(3, 2, 40, 4), normal(3, 2, 50, 4), normal(3, 2, 50, 4)
+        expected = sa.attention(q, k, v, mask=mask, **options)
+        k[..., forbidden, :] = v[..., forbidden, :] = np.nan
+        output = sa.flash_attention(*map(library, (q, k, v)), mask=mask, **options)
+        assert_allclose(output, expected, atol=1e-12)
+
+    def test_a_key_that_is_not_a_number_reaches_only_the_tiles_that_see_it(self, normal):
+        q, k, v = normal(3, 60, 4)
+        k[20] = np.nan
+        for library in (np.asarray, torch.tensor):
+            output = sa.flash_attention(*map(library, (q, k, v)), mask=sa.sliding_window(5))
+            touched = np.isnan(np.asarray(output)).any(-1)
+            assert touched[20:26].all()
+            assert not touched[:18].any()
+            assert not touched[28:].any()
+
+    @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+    def test_a_rule_is_asked_of_no_pair_outside(self, normal, library):
+        asked = []
+
+        def even(i, j):
+            asked.append(np.broadcast_arrays(i, j))
+            return (i + j) % 2 == 0
+
+        arrays = [library(x) for x in normal(3, 2, 60, 4)]
+        sa.flash_attention(*arrays, mask=sa.sliding_window(5) & sa.Mask(even))
+        i, j = (np.concatenate([x.reshape(-1) for x in of]) for of in zip(*asked, strict=True))
+        assert ((i - 6 <= j) & (j <= i + 1)).all()  # a tile has two queries
+        assert len(i) <= 60 * 7
+
+    def test_exact_rules_are_not_asked(self, normal, monkeypatch):
+        monkeypatch.setattr(sa.Mask, "block", None)
+        mask = (sa.causal | sa.prefix(3)) & sa.padding(30) & sa.documents(np.arange(60) // 20)
+        monkeypatch.setattr(sa.Mask, "dense", lambda *_, like: np.zeros((0, 0), bool))
+        sa.flash_attention(*normal(3, 2, 60, 4), mask=mask)
+
+    @pytest.mark.parametrize(
+        ("mask", "causal", "mask_is_made"),
+        [
+            (None, [False], False),
+            (sa.causal, [True], False),
+            (sa.padding([20, 60]), [False, False], False),
+            (sa.causal & sa.documents(np.arange(60) // 30), [True, True], False),
+            (sa.sliding_window(9), [True] + [False] * 25, True),
+        ],
+        ids=["all", "causal", "padding", "documents", "window"],
+    )
+    def test_calls_of_torchs_kernel(self, normal, monkeypatch, mask, causal, mask_is_made):
+        calls = []
+
+        def spy(*args, **options):
+            calls.append((options["is_causal"], options["attn_mask"] is not None))
+            return scaled_dot_product_attention(*args, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+        sa.flash_attention(*(torch.tensor(normal(2, 4, 60, 4)) for _ in range(3)), mask=mask)
+        assert [call[0] for call in calls] == causal
+        assert any(call[1] for call in calls) is mask_is_made
+
+
+@pytest.mark.usefixtures("tiles_as_they_are")
+class TestMemory:
+    N = 4096
+
+    @pytest.mark.parametrize(
+        ("options", "factor"),
+        [
+            ({}, 8),
+            ({"mask": sa.causal}, 8),
+            ({"mask": sa.sliding_window(64)}, 3),
+            ({"mask": sa.documents(np.arange(4096) // 100)}, 3),
+            ({"mask": ~sa.causal, "softcap": 3.0}, 8),
+        ],
+        ids=["all", "causal", "window", "documents", "rule"],
+    )
+    def test_numpy_holds_far_less_than_the_scores(self, normal, options, factor):
+        q, k, v = (x.astype(np.float32) for x in normal(3, 1, self.N, 16))
+        tracemalloc.start()
+        sa.flash_attention(q, k, v, **options)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < self.N**2 * 4 / factor
+
+    def test_memory_grows_with_the_length(self):
+        def peak(n):
+            q = np.ones((n, 4), np.float32)
+            tracemalloc.start()
+            sa.flash_attention(q, q, q, mask=sa.sliding_window(32))
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            return peak
+
+        assert peak(16_384) < 2.5 * peak(8_192)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"mask": sa.causal},
+            {"mask": sa.sliding_window(64)},
+            {"mask": sa.documents(np.arange(2048) % 3)},
+            {"mask": sa.causal, "softcap": 3.0},
+            {"mask": sa.causal, "bias": torch.zeros(1, 2048, requires_grad=True)},
+        ],
+        ids=["all", "causal", "window", "scattered documents", "softcap", "bias"],
+    )
+    def test_torch_holds_no_array_of_scores_forward_or_backward(self, normal, options):
+        q, k, v = (torch.tensor(normal(2, 2048, 8), requires_grad=True) for _ in range(3))
+        saved = []
+        with (
+            Shapes() as shapes,
+            torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x),
+        ):
+            output = sa.flash_attention(q, k, v, **options)
+            kept = sum(saved)
+            output.sum().backward()
+        assert shapes.largest <= 2048**2 / 3
+        assert kept <= 10 * 3 * q.numel()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        ([(2, 3), (4, 5), (4, 3)], {}),
+        ([(2, 3), (4, 3), (5, 3)], {}),
+        ([(2, 3), (4, 3), (4,)], {}),
+        ([(3,), (4, 3), (4, 3)], {}),
+        ([(4, 2, 3), (3, 2, 3), (3, 2, 3)], {}),
+        ([(4, 2, 3), (4, 2, 3), (3, 2, 3)], {}),
+        ([(2, 1, 2, 3), (3, 1, 2, 3), (3, 1, 2, 3)], {}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": np.ones((4, 2), bool)}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": np.ones((1, 2, 4), bool)}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": np.ones((2, 4))}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": [[True] * 4] * 2}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": torch.ones(2, 4) > 0}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": sa.padding([1, 2])}),
+        ([(2, 3), (4, 3), (4, 3)], {"mask": sa.documents([1])}),
+        ([(2, 3), (4, 3), (4, 3)], {"bias": np.ones((2, 3))}),
+        ([(2, 3), (4, 3), (4, 3)], {"bias": np.ones((3, 2, 4))}),
+        ([(2, 3), (4, 3), (4, 3)], {"bias": np.ones((2, 4), int)}),
+        ([(2, 3), (4, 3), (4, 3)], {"bias": torch.ones(2, 4)}),
+    ],
+)
+def test_what_attention_refuses_is_refused_in_its_words(shapes, options):
+    arrays = [np.ones(shape) for shape in shapes]
+    with pytest.raises((TypeError, ValueError)) as theirs:
+        sa.attention(*arrays, **options)
+    with pytest.raises(theirs.type) as ours:
+        sa.flash_attention(*arrays, **options)
+    assert str(ours.value) == str(theirs.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_predicate_that_gives_no_booleans_is_refused():
+    x = np.ones((4, 3))
+    with pytest.raises(TypeError, match=r"predicate returns a boolean array .* returned numpy int64"):
+        sa.flash_attention(x, x, x, mask=sa.Mask(lambda i, j: j - i))
