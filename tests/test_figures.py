@@ -105,7 +105,7 @@ def test_arrows_stay_in_the_picture(ax):
 
 
 class TestSource:
-    @pytest.mark.parametrize("function", [sa.softmax, sa.attention, sa.causal.dense, figures.source])
+    @pytest.mark.parametrize("function", [sa.softmax, sa.attention, sa.causal.block, figures.source])
     def test_shows_code_that_runs_without_its_docstring(self, function):
         shown = figures.source(function).data
         assert shown.startswith("```python\n")
