@@ -18,13 +18,13 @@ class Transformer(torch.nn.Module):
 
     (Radford et al. 2019; with the mask `causal` it is a language model.) All blocks have one width.
 
-    - `positions` takes the embeddings and says where they stand: `Learned` or `Sinusoidal`. By default nothing
-      is added: the order may be known to the attention layers (`Rotary`, `Alibi`, `RelativeBias`) or to none.
+    - `positions` adds to the embeddings where they stand: `Learned` or `Sinusoidal`. By default nothing is
+      added: the order may be known to the attention layers (`Rotary`, `Alibi`, `RelativeBias`) or to none.
     - `norm` makes the last norm, given the width. After blocks of `post_norm` ``torch.nn.Identity`` will do.
 
-    The parts `embedding`, `positions`, `blocks`, `norm`, `readout` can be replaced by others. Embeddings start
-    with variance 1, the readout's matrix as in `MultiHeadAttention`. Raises `ValueError` without blocks and
-    for blocks of different widths.
+    The parts `embedding`, `positions`, `blocks`, `norm`, `readout` can be replaced by others. Embeddings
+    start with variance 1, the readout's matrix as in `MultiHeadAttention`. Raises `ValueError` without blocks
+    and for blocks of different widths.
 
     >>> import selfattn as sa
     >>> from selfattn.nn import Block, FeedForward, Learned, MultiHeadAttention
