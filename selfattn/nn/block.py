@@ -107,7 +107,7 @@ class Block(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """What a printed block tells beyond its parts."""
-        return f"connect={self.connect.__name__}"
+        return f"connect={getattr(self.connect, '__name__', self.connect)}"
 
 
 def scaled_linear(d_in: int, d_out: int) -> torch.nn.Linear:
