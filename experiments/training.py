@@ -84,10 +84,12 @@ def _under(seed: int, make: Callable[[], Any]) -> Any:
 def batches(draw: Callable[[torch.Generator], Any], seeds: Sequence[int]) -> Iterator[Any]:
     """Endless data: what `draw` makes of each seed's own random numbers, stacked.
 
+    They aren't the numbers that the model of the same seed was made of.
+
     >>> next(batches(lambda source: torch.randint(10, (2,), generator=source), seeds=[0, 0])).shape
     torch.Size([2, 2])
     """
-    sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+    sources = [torch.Generator().manual_seed(~seed) for seed in seeds]
     while True:
         yield tree_map(lambda *parts: torch.stack(parts), *(draw(source) for source in sources))
 
