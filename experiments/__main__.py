@@ -7,6 +7,8 @@ import signal
 import sys
 
 if __name__ == "__main__":
+    # jsonschema builds a grammar of web addresses while nbformat loads it, for seconds; notebooks need none.
+    sys.modules["rfc3987_syntax"] = None
     from .command import main
 
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leave as Ctrl-C does: in order

@@ -25,7 +25,7 @@ def embedded(workers: int) -> Iterator[str]:
         memory_limit=None,
         dashboard_address=None,
         scheduler_kwargs=loopback,
-        silence_logs=logging.ERROR,
+        silence_logs=logging.WARNING,
     ) as cluster:
         cluster.scale(workers)  # they come up while the first kernels do
         yield cluster.scheduler_address

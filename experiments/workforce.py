@@ -1,12 +1,11 @@
 """Several notebooks at a time, one cluster for the cells of all of them, and one line of progress."""
 
 import contextlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from . import cells, cluster, execution, freshness, journal, store
+from . import cluster, computing, execution, freshness, journal, store
+from .cells import FRESH
 from .journal import Journal
 
 RUNS = Path("runs")
@@ -24,19 +24,19 @@ RUNS = Path("runs")
 class Workforce:
     """How many notebooks at a time, whose scheduler computes the cells, and whether kept cells count."""
 
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
-    scheduler: str | None = None
-    fresh: bool = False
+    jobs: int
+    scheduler: str | None
+    fresh: bool
 
     @contextlib.contextmanager
     def environment(self, notebooks: Iterable[Path]) -> Iterator[dict[str, str]]:
         """What kernels are told: the store, and a scheduler when one of these notebooks measures cells."""
-        told = {store.PLACE: str((RUNS / "cells").resolve())} | ({cells.FRESH: "1"} if self.fresh else {})
+        told = {store.PLACE: str((RUNS / "cells").resolve())} | ({FRESH: "1"} if self.fresh else {})
         with contextlib.ExitStack() as stack:
             if self.scheduler:
-                told[cells.SCHEDULER] = stack.enter_context(cluster.joined(self.scheduler))
-            elif any(cells.__name__ in freshness.loaded(path) for path in notebooks):
-                told[cells.SCHEDULER] = stack.enter_context(cluster.embedded(self.jobs))
+                told[computing.SCHEDULER] = stack.enter_context(cluster.joined(self.scheduler))
+            elif any("experiments.cells" in freshness.loaded(path) for path in notebooks):
+                told[computing.SCHEDULER] = stack.enter_context(cluster.embedded(self.jobs))
             yield told
 
 
@@ -80,9 +80,8 @@ def _show(bar: Any, journals: dict[str, Journal], futures: dict[Future, str], pe
             bar.write(f"{name}: {told.remarks.pop(0)}", file=sys.stderr)
     running = [name for future, name in futures.items() if future.running()]
     kept = sum(told.kept for told in journals.values())
-    bar.set_description_str(
-        f"{len(futures) - len(pending)}/{len(futures)} {', '.join(running)}", refresh=False
-    )
+    done = f"{len(futures) - len(pending)} of {len(futures)} notebooks done"
+    bar.set_description_str(f"{done}, {', '.join(running) or 'none'} running", refresh=False)
     bar.set_postfix_str(f"{kept} kept from before" if kept else "", refresh=False)
     bar.total = sum(told.cells - told.kept for told in journals.values())
     bar.update(sum(told.computed for told in journals.values()) - bar.n)

@@ -37,7 +37,8 @@ def measure(x, seeds, pause, fault):
         raise ArithmeticError("no result at two")
     if fault == "die" and x == 2 and log.read_text().count("2 ") == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return [{"seed": seed, "value": (x + 0.1) * seed, "threads": os.environ["OMP_NUM_THREADS"]} for seed in seeds]
+    threads = os.environ["OMP_NUM_THREADS"]
+    return [{"seed": seed, "value": (x + 0.1) * seed, "threads": threads} for seed in seeds]
 '''.lstrip()
 
 NOTEBOOK = [
