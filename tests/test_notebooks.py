@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments import freshness, notebooks
+from experiments import freshness, notebooks, sources
 from experiments.notebooks import CHAPTERS, EXPERIMENTS, RESULTS, ROOT
 
 ALL = CHAPTERS | EXPERIMENTS
@@ -92,7 +92,7 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if (ROOT / folder / "__init__.py").exists():
             shutil.copy(ROOT / folder / "__init__.py", tmp_path / folder)
     shutil.copy(ROOT / "requirements.txt", tmp_path)
-    monkeypatch.setattr(freshness, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
 
 

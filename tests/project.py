@@ -1,0 +1,135 @@
+"""A small copy of the project with one tiny experiment, whose commands a test may kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import psutil
+
+ROOT = Path(__file__).parents[1]
+
+MEASURE = '''
+"""A measure that says in a file when it is called; what else it does, the parameter `fault` says."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+
+
+def measure(x, seeds, pause, fault):
+    log = Path(os.environ["TINY_LOG"])
+    with log.open("a") as file:
+        file.write(f"{x} {os.getpid()}\\n")
+    time.sleep(pause)
+    if fault == "raise" and x == 2:
+        raise ArithmeticError("no result at two")
+    if fault == "die" and x == 2 and log.read_text().count("2 ") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    threads = os.environ["OMP_NUM_THREADS"]
+    return [{"seed": seed, "value": (x + 0.1) * seed, "threads": threads} for seed in seeds]
+'''.lstrip()
+
+NOTEBOOK = [
+    ("parameters", "points = 8\nseeds = [1, 2, 3]\npause = 0.05\nfault = 'none'"),
+    ("profiles", "profiles = {'smoke': {'points': 3}, 'full': {'points': 20}}"),
+    (None, "from experiments import cells, tiny\nfrom experiments.claims import Record"),
+    (None, "grid = cells.grid(x=range(points), seeds=[seeds], pause=pause, fault=fault)"),
+    (None, "Record([], tiny=cells.measure(tiny.measure, grid).drop(columns=['pause', 'fault']))"),
+]
+
+
+class Project:
+    """The copy's folder, and what a user does in it."""
+
+    def __init__(self, root: Path, bytecode: Path) -> None:
+        self.root, self.log = root, root / "log"
+        ignored = shutil.ignore_patterns("__pycache__", "results", "scaling_*", "lookup.py", "training.py")
+        for folder in ("experiments", "selfattn"):
+            shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
+        (root / "requirements.txt").write_text("numpy==0\n")
+        (root / "experiments/tiny.py").write_text(MEASURE)
+        code = [
+            nbformat.v4.new_code_cell(text, metadata={"tags": [tag]} if tag else {}) for tag, text in NOTEBOOK
+        ]
+        nbformat.write(nbformat.v4.new_notebook(cells=code), root / "experiments/tiny.ipynb")
+        self.environment = {
+            key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
+        } | {
+            "PYTHONPATH": str(root),
+            "PYTHONPYCACHEPREFIX": str(bytecode),  # a command that is started many times compiles once
+            "OMP_NUM_THREADS": "1",
+            "TINY_LOG": str(self.log),
+            "MARK": str(root),  # by which `processes` knows them
+        }
+
+    def start(self, typed: str, module: str = "experiments", **options: object) -> subprocess.Popen:
+        """`python -m experiments …` in the project's folder, in a process group of its own."""
+        options = {"cwd": self.root, "env": self.environment} | options
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *typed.split()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def run(self, typed: str, code: int = 0, **options: object) -> tuple[str, str]:
+        """What the command prints on stdout and stderr, once it has ended with this exit code."""
+        process = self.start(typed, **options)
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == code, out + err
+        return out, err
+
+    def table(self, folder: str = "tiny-default") -> pd.DataFrame:
+        return pd.read_csv(self.root / "runs" / folder / "tiny.csv")
+
+    def kept(self) -> dict[int, str]:
+        """The finished cells in the store: x, and the file's text."""
+        texts = [path.read_text() for path in sorted((self.root / "runs/cells").glob("*.json"))]
+        return {json.loads(text)["parameters"]["x"]: text for text in texts}
+
+    def calls(self) -> Counter:
+        """How often each x was measured."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return Counter(int(line.split()[0]) for line in lines)
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever still runs with this project's environment: commands, kernels, workers."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get("MARK") == str(
+                self.root
+            )
+        except psutil.Error:
+            return False
+
+    def gone(self) -> bool:
+        return not self.processes()
+
+    def end(self) -> None:
+        for process in self.processes():
+            process.send_signal(signal.SIGKILL)
+
+
+def wait_until(true: Callable[[], object], within: float = 60) -> None:
+    """Wait for a condition; the time is only when to give up."""
+    last = time.monotonic() + within
+    while not true():
+        assert time.monotonic() < last, "this never came true"
+        time.sleep(0.02)
