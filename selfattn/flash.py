@@ -78,7 +78,7 @@ def flash_attention(
 
 
 def _traced(*arguments: Any) -> bool:
-    """Whether torch is compiling or transforming, as vmap does: its kernel and our tiles have no rule for that."""
+    """Whether torch is compiling or transforming, as vmap does, which neither its kernel nor tiles allow."""
     tensors = [x for x in arguments if is_torch_array(x)]
     if not tensors:
         return False
