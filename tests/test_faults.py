@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -142,6 +143,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_cell_computed_again(
     project: Project, undisturbed: Project
 ) -> None:
     ours, theirs = pty.openpty()  # a terminal: progress is shown
+    termios.tcsetwinsize(theirs, (24, 120))
     process = project.start(f"run {TINY} -p fault die", stderr=theirs)
     os.close(theirs)
     shown = b""
@@ -158,14 +160,14 @@ def test_a_worker_that_is_killed_is_replaced_and_its_cell_computed_again(
     wait_until(project.gone)
     assert "0 of 1 notebooks done, tiny running" in shown.decode()
     assert f"{POINTS}/{POINTS}" in shown.decode()
-    assert "killed by signal 9" in shown.decode()
+    assert "Restarting worker" in shown.decode()
 
 
 def test_a_cell_that_raises(project: Project) -> None:
     _, err = project.run(f"run {TINY} -p fault raise", code=1)
-    assert "tiny raised CellFailed: experiments.tiny.measure at {'x': 2, " in err
-    assert "raised ArithmeticError: no result at two; its traceback is in runs/tiny-" in err
-    assert len(err.splitlines()) == 1
+    said = err.splitlines()[-1]  # after what the worker logs of it
+    assert said.startswith("tiny raised CellFailed: experiments.tiny.measure at {'x': 2, ")
+    assert "raised ArithmeticError: no result at two; its traceback is in runs/tiny-" in said
     assert 2 not in project.kept()
     wait_until(project.gone)
 
@@ -177,7 +179,7 @@ def test_a_kernel_that_is_killed(project: Project) -> None:
     kernel.kill()
     _, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 1
-    assert err == "tiny: its kernel died; what it had finished is kept\n"
+    assert err.endswith("tiny: its kernel died; what it had finished is kept\n")
     assert len(project.kept()) >= 2
     wait_until(project.gone)
 
@@ -196,7 +198,7 @@ def mounting_is_permitted(folder: Path) -> bool:
 
 @pytest.mark.parametrize("kind", ["mounted", "limited"])
 def test_a_full_disk(project: Project, kind: str) -> None:
-    """A store on a disk of 16 kB or, where nobody may mount one, files of at most 400 bytes."""
+    """A store on a disk of 16 kB or, where nobody may mount one, files of at most 512 bytes."""
     if kind == "mounted":
         if not mounting_is_permitted(project.root):
             pytest.skip("mounting a small disk is not permitted here")
@@ -209,9 +211,8 @@ def test_a_full_disk(project: Project, kind: str) -> None:
     ended = subprocess.run(command, cwd=project.root, env=project.environment, capture_output=True, text=True)
     assert ended.returncode == 1, ended.stderr
     reason = "No space left on device" if kind == "mounted" else "File too large"
-    assert reason in ended.stderr
-    assert re.search(r"'\S*/runs/\S+'", ended.stderr), "the file is named"
-    assert len(ended.stderr.splitlines()) == 1
+    said = ended.stderr.splitlines()[-1]
+    assert re.match(rf"tiny.*{reason}: '/\S+'", said), ended.stderr
     if kind == "mounted":
         seen = list((project.root / "seen").iterdir())
         assert 0 < len(seen) < POINTS
