@@ -57,8 +57,9 @@ test: book
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 	$(NBVAL) book experiments/scaling_init.ipynb
 
+# Every cell of every grid anew, whatever runs/cells keeps.
 verify: .venv/ready
-	$(NBVAL) experiments
+	SELFATTN_FRESH=1 $(NBVAL) experiments
 
 experiments: .venv/ready
 	$(BIN)/python -m experiments run
