@@ -129,6 +129,38 @@ def mask(
         ax.figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
 
 
+def gradients(
+    ax: Any,
+    gradients: Any,
+    queries: Sequence[str],
+    keys: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+) -> None:
+    """Gradients with respect to scores as a grid of cells, brown below zero, green above, pale in between.
+
+    Each number is written with its sign, and an exact zero as a bare 0. Shapes: `gradients`
+    ``(q_len, kv_len)``; `queries` and `keys` are the tokens (the same ones when `keys` is left out).
+
+    Raises `ValueError` when the tokens don't fit.
+
+    >>> import matplotlib.pyplot as plt, numpy as np
+    >>> gradients(plt.figure().gca(), [[0.25, -0.25], [0.0, 0.0]], ["a", "b"])
+    """
+    grid = np.asarray(gradients)
+    keys = queries if keys is None else keys
+    if grid.shape != (len(queries), len(keys)):
+        raise ValueError(f"expected gradients ({len(queries)}, {len(keys)}); got {grid.shape}")
+    largest = np.abs(grid).max() or 1.0
+    ax.imshow(grid, vmin=-largest, vmax=largest, cmap="BrBG", aspect="equal")
+    _queries_down_keys_across(ax, queries, keys)
+    ax.set_title(title)
+    for (row, column), number in np.ndenumerate(grid):
+        colour = "black" if -0.695 < number / largest < 0.685 else "white"  # contrast of at least 4.5
+        text = f"{number:+.2f}" if number else "0"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+
+
 def score_distribution(ax: Any, scores: Mapping[str, Any]) -> None:
     """How scores spread: the share of each labelled array in each of 40 equal steps, as an outline.
 

@@ -153,6 +153,32 @@ class TestMask:
             figures.mask(ax, sa.padding([1, 2]), 3)
 
 
+class TestGradients:
+    def test_signs_are_written_and_zero_is_in_the_middle(self, ax):
+        grid = np.array([[0.25, -0.5, 0.0], [0.001, -0.001, 0.25]])
+        figures.gradients(ax, grid, ["a", "b"], ["c", "d", "e"], title="T")
+        ax.figure.canvas.draw()
+        assert_array_equal(ax.images[0].get_array(), grid)
+        assert ax.images[0].get_clim() == (-0.5, 0.5)
+        assert texts(ax) == ["+0.25", "-0.50", "0", "+0.00", "-0.00", "+0.25"]
+        assert ax.texts[1].get_position() == (1, 0)
+        assert (labels(ax.yaxis), labels(ax.xaxis)) == (["a", "b"], ["c", "d", "e"])
+        assert (ax.get_ylabel(), ax.get_xlabel(), ax.get_title()) == ("query", "key", "T")
+
+    def test_numbers_stand_out_from_their_cells(self, ax):
+        figures.gradients(ax, [np.linspace(-3, 3, 201)], ["a"], [""] * 201)
+        for text, cell in zip(ax.texts, ax.images[0].to_rgba(np.linspace(-3, 3, 201)), strict=True):
+            assert contrast(text.get_color(), cell[:3]) >= 4.5, f"{text.get_text()} is hard to read"
+
+    def test_nothing_but_zeros(self, ax):
+        figures.gradients(ax, np.zeros((1, 1)), ["a"])
+        assert contrast(ax.images[0].to_rgba(0.0)[:3], "white") < 1.1
+
+    def test_tokens_that_do_not_fit(self, ax):
+        with pytest.raises(ValueError, match=r"gradients \(2, 1\); got \(2, 2\)"):
+            figures.gradients(ax, np.eye(2), ["a", "b"], ["a"])
+
+
 class TestDistributions:
     def share(self, outline, low, high):
         """Which share the outline shows between two places on the axis."""
