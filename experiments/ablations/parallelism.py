@@ -10,7 +10,12 @@ from torch import Tensor
 import selfattn as sa
 
 D_MODEL, HEADS = 64, 4
-PRODUCTS = {"MmBackward0", "AddmmBackward0", "BmmBackward0"}  # what autograd calls matrix products
+PRODUCTS = {  # what autograd calls matrix products, and how many each stands for, one after the other
+    "MmBackward0": 1,
+    "AddmmBackward0": 1,
+    "BmmBackward0": 1,
+    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # torch's kernel: scores, then the weighted sum
+}
 
 
 def attention(x: Tensor) -> Tensor:
@@ -82,7 +87,7 @@ def longest_chain(output: Tensor) -> int:
         if missing := [child for child in below if child not in depth]:
             due += missing
             continue
-        depth[due.pop()] = max((depth[child] for child in below), default=0) + (node.name() in PRODUCTS)
+        depth[due.pop()] = max((depth[child] for child in below), default=0) + PRODUCTS.get(node.name(), 0)
     return depth[output.grad_fn]
 
 
