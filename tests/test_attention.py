@@ -81,7 +81,7 @@ CASES = {  # shapes of q, k and v, our options, torch's
     "one head for all": (((2, 6, 5, 4), (2, 1, 6, 4), (2, 1, 6, 7)), {}, {"enable_gqa": True}),
     "no leading axes": (((5, 4), (6, 4), (6, 7)), {}, {}),
     "many leading axes": (((2, 1, 3, 2, 5, 4), (2, 1, 3, 2, 6, 4), (2, 1, 3, 2, 6, 7)), {}, {}),
-    "batches that broadcast": (((2, 1, 3, 5, 4), (4, 3, 6, 4), (1, 4, 3, 6, 7)), {}, {}),
+    "batches that broadcast": (((3, 1, 3, 5, 4), (4, 3, 6, 4), (1, 4, 3, 6, 7)), {}, {}),
     "one query, one key": (((1, 1, 4), (1, 1, 4), (1, 1, 7)), {}, {}),
 }
 
@@ -105,6 +105,11 @@ def test_same_as_torch(like, xp, normal, case, dtype, tolerance):
 def test_values_may_have_head_groups_of_their_own(normal):
     q, k, v = normal(4, 5, 2), normal(4, 5, 2), normal(2, 5, 3)
     assert_allclose(sa.attention(q, k, v), sa.attention(q, k, v[[0, 0, 1, 1]]), atol=1e-12)
+
+
+def test_keys_without_a_head_axis_serve_every_head(normal):
+    q, k, v = normal(3, 5, 2), normal(6, 2), normal(6, 4)
+    assert_allclose(sa.attention(q, k, v), [sa.attention(head, k, v) for head in q], atol=1e-12)
 
 
 class TestProperties:
@@ -266,8 +271,11 @@ class TestErrors:
             ({"q": (2, 2, 3), "k": (4, 2, 3), "v": (4, 2, 3)}, HEADS, "q k v"),
             ({"q": (2, 2, 3), "k": (0, 2, 3), "v": (0, 2, 3)}, HEADS, "q k v"),
             ({"q": (4, 2, 3), "k": (4, 2, 3), "v": (3, 2, 3)}, HEADS, "q k v"),
+            ({"q": (4, 2, 3), "k": (3, 2, 3), "v": (4, 2, 3)}, HEADS, "q k v"),
+            ({"q": (2, 3), "k": (2, 4, 3), "v": (2, 4, 3)}, HEADS, "q k v"),
             ({"q": (2, 1, 2, 3), "k": (3, 1, 2, 3), "v": (3, 1, 2, 3)}, BATCH, "q k v"),
             ({"q": (1, 2, 3), "k": (2, 1, 2, 3), "v": (3, 1, 2, 3)}, BATCH, "q k v"),
+            ({"q": (2, 1, 1, 2, 3), "k": (3, 1, 1, 2, 3), "v": (3, 1, 1, 2, 3)}, BATCH, "q k v"),
         ],
     )
     def test_shapes_that_do_not_fit(self, like, shapes, wanted, named):
