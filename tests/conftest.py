@@ -12,11 +12,12 @@ import array_api_strict  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 torch.set_num_threads(1)  # one core for each of xdist's workers
 settings.register_profile("suite", max_examples=60, deadline=None, derandomize=True, database=None)
+settings.register_profile("mutation", parent=settings.get_profile("suite"), phases=[Phase.generate])
 settings.load_profile("suite")
 
 

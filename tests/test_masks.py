@@ -156,12 +156,16 @@ class TestInterval:
             (sa.documents([1, 1, 2, 2, 2, 3]).shift(1), True),
             (sa.documents([1, 1, 2, 1, 1, 2]), False),
             ((sa.causal | sa.prefix(2)) & sa.padding(4), True),
+            (sa.sliding_window(0) | sa.Mask(bounds=lambda i: (i + 1, i + 2)), True),  # they touch
             (sa.sliding_window(0) | sa.prefix(1), False),
             (~sa.causal, False),
         ],
     )
     def test_exact_when_no_key_within_is_forbidden(self, mask, exact):
         assert mask.exact(5) is exact
+
+    def test_a_predicate_is_not_exact_for_a_single_query_either(self):
+        assert not (~sa.causal).exact(1)
 
 
 class TestDocuments:
