@@ -242,6 +242,39 @@ def test_arrows_stay_in_the_picture(ax):
         assert limits[0] < coordinates.min() <= coordinates.max() < limits[1]
 
 
+class TestVerdicts:
+    EFFECTS = ((0.75, 0.7, 0.8), (-40.0, -50.0, -30.0), (0.0, -0.2, 0.2))
+    BOUNDS = ((0.25, np.inf), (25.0, np.inf), (-0.05, 0.05))
+    RULED = ("reproduced", "not reproduced", "inconclusive")
+
+    def test_bars_lie_on_the_side_of_the_band_that_the_verdict_says(self, ax):
+        figures.verdicts(ax, ["wide", "slow", "equal"], self.EFFECTS, self.BOUNDS, self.RULED)
+        bands = [(band.get_x(), band.get_x() + band.get_width()) for band in ax.patches]
+        bars = [line.get_xdata() for line in ax.lines[::2]]
+        assert bands[0][0] < bars[0][0] < bars[0][1] < bands[0][1] == 1  # open to the right
+        assert bars[1][1] < bands[1][0]
+        assert bars[2][0] < bands[2][0] < bands[2][1] < bars[2][1]
+        for bar, (middle,) in zip(bars, (line.get_xdata() for line in ax.lines[1::2]), strict=True):
+            assert 0 < bar[0] < middle < bar[1] < 1
+        assert (labels(ax.yaxis), ax.yaxis.get_inverted()) == (["wide", "slow", "equal"], True)
+
+    def test_verdicts_differ_in_shape_and_in_grey(self, ax):
+        figures.verdicts(ax, ["a", "b", "c"], self.EFFECTS, self.BOUNDS, self.RULED)
+        marks = ax.lines[1::2]
+        assert len({mark.get_marker() for mark in marks}) == 3
+        assert contrast(marks[0].get_markerfacecolor(), marks[2].get_markerfacecolor()) >= 3
+        (legend,) = ax.figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == [*self.RULED, "where the claim holds"]
+
+    def test_an_interval_without_width_on_its_threshold_is_drawn(self, ax):
+        figures.verdicts(ax, ["exact"], [[0.0, 0.0, 0.0]], [[-np.inf, 0.0]], ["reproduced"])
+        assert ax.lines[1].get_xdata() == pytest.approx([0.5])
+
+    def test_another_verdict_is_refused(self, ax):
+        with pytest.raises(KeyError, match="not tested"):
+            figures.verdicts(ax, ["a"], self.EFFECTS[:1], self.BOUNDS[:1], ["not tested"])
+
+
 class TestSource:
     @pytest.mark.parametrize("function", [sa.softmax, sa.attention, sa.causal.block, figures.source])
     def test_shows_code_that_runs_without_its_docstring(self, function):
