@@ -50,6 +50,11 @@ NOTEBOOK = [
 ]
 
 
+def _listen() -> None:
+    """Let Ctrl-C reach the command, also where the tests run behind a shell's `&`, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Project:
     """The copy's folder, and what a user does in it."""
 
@@ -78,7 +83,7 @@ class Project:
     def start(self, typed: str, module: str = "experiments", **options: object) -> subprocess.Popen:
         """`python -m experiments …` in the project's folder, in a process group of its own."""
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        options = {"cwd": self.root, "env": self.environment} | streams | options
+        options = {"cwd": self.root, "env": self.environment, "preexec_fn": _listen} | streams | options
         typed = [sys.executable, "-m", module, *typed.split()]
         self.started.append(subprocess.Popen(typed, text=True, start_new_session=True, **options))
         return self.started[-1]
