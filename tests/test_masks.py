@@ -160,6 +160,7 @@ class TestInterval:
             (sa.documents([1, 1, 2, 1, 1, 2]), False),
             ((sa.causal | sa.prefix(2)) & sa.padding(4), True),
             ((sa.causal | sa.prefix(2)).shift(3), True),
+            (sa.causal | sa.prefix(2) | sa.padding(3), True),
             ((sa.causal | sa.prefix(2)) & ~sa.padding(4), False),
             (sa.sliding_window(0) | sa.Mask(bounds=lambda i: (i + 1, i + 2)), True),  # they touch
             (sa.sliding_window(0) | sa.prefix(1), False),
