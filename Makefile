@@ -5,8 +5,10 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-# Two kernels at a time, a thread each: kernels that share a core's threads wait for each other.
-NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env
+# Two kernels at a time, a thread each unless the shell says more: kernels that share a core's threads wait for
+# each other. A cell of an experiment computes on one thread anyhow.
+NBVAL := OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(BIN)/python -m pytest -n 2 --dist loadscope \
+    --nbval-lax --nbval-current-env
 
 .PHONY: help environment book test experiments verify bench refresh pins lint clean
 
@@ -50,7 +52,8 @@ book: .venv/ready
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
 # Whole or not at all: a partial build leaves links to the bibliography pointing at old numbers.
-_build/html/index.html: _config.yml _toc.yml $(shell find book -type f) $(wildcard experiments/*.ipynb selfattn/*.py)
+_build/html/index.html: _config.yml _toc.yml $(wildcard experiments/*.ipynb) \
+    $(shell find book selfattn -type f -not -name '*.pyc')
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 	@touch $@
 
