@@ -14,8 +14,10 @@ PRODUCTS = {"MmBackward0", "AddmmBackward0", "BmmBackward0"}  # what autograd ca
 
 
 def attention(x: Tensor) -> Tensor:
-    """One layer of causal attention over all tokens ``(n, d_model)`` at once."""
-    return sa.nn.MultiHeadAttention(D_MODEL, HEADS)(x, mask=sa.causal)
+    """One layer of causal attention over all tokens ``(n, d_model)`` at once, every product in the graph."""
+    layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
+    q, k, v = (sa.split_heads(part(x), HEADS) for part in (layer.query, layer.key, layer.value))
+    return layer.output(sa.merge_heads(sa.attention(q, k, v, mask=sa.causal)))
 
 
 def generation(x: Tensor) -> Tensor:
