@@ -10,14 +10,17 @@ from torch import Tensor
 import selfattn as sa
 
 D_MODEL, HEADS = 64, 4
-PRODUCTS = {"MmBackward0", "AddmmBackward0", "BmmBackward0"}  # what autograd calls matrix products
+PRODUCTS = {  # what autograd calls matrix products, and how many each stands for, one after the other
+    "MmBackward0": 1,
+    "AddmmBackward0": 1,
+    "BmmBackward0": 1,
+    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # torch's kernel: scores, then the weighted sum
+}
 
 
 def attention(x: Tensor) -> Tensor:
-    """One layer of causal attention over all tokens ``(n, d_model)`` at once, every product in the graph."""
-    layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
-    q, k, v = (sa.split_heads(part(x), HEADS) for part in (layer.query, layer.key, layer.value))
-    return layer.output(sa.merge_heads(sa.attention(q, k, v, mask=sa.causal)))
+    """One layer of causal attention over all tokens ``(n, d_model)`` at once."""
+    return sa.nn.MultiHeadAttention(D_MODEL, HEADS)(x, mask=sa.causal)
 
 
 def generation(x: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ def longest_chain(output: Tensor) -> int:
         if missing := [child for child in below if child not in depth]:
             due += missing
             continue
-        depth[due.pop()] = max((depth[child] for child in below), default=0) + (node.name() in PRODUCTS)
+        depth[due.pop()] = max((depth[child] for child in below), default=0) + PRODUCTS.get(node.name(), 0)
     return depth[output.grad_fn]
 
 
