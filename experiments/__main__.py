@@ -9,7 +9,11 @@ import sys
 if __name__ == "__main__":
     # jsonschema builds a grammar of web addresses while nbformat loads it, for seconds; notebooks need none.
     sys.modules["rfc3987_syntax"] = None
-    from .command import main
-
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leave as Ctrl-C does: in order
-    sys.exit(main())
+    try:
+        from .command import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and carry it out; the exit code is 2 when it can't be, 130 after Ctrl-C."""
+    """Parse the command line and carry it out; the exit code is 2 when it can't be."""
     said = _parser().parse_args(arguments)
     try:
         if said.command in ("run", "refresh"):
@@ -119,6 +119,3 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as refusal:
         print(f"python -m experiments: {refusal}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, the same command goes on from there", file=sys.stderr)
-        return 130

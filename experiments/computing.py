@@ -73,7 +73,7 @@ def _by_workers(missing: list[Cell], address: str) -> Iterator[tuple[Cell, dict[
             key = (
                 "cell",
                 cell.path.stem,
-            )  # one name for all: Dask then hands out a task when a worker is idle
+            )  # one name for all: workers then ask for the next one when idle
             tasks[client.submit(compute, cell.function, cell.parameters, cell.made_from, key=key)] = cell
         for future in as_completed(tasks, loop=client.loop):
             with _naming(tasks[future]):

@@ -5,7 +5,7 @@ import platform
 import tempfile
 import time
 import weakref
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,8 +83,10 @@ def execute(
                 kernel_manager_class=Kernel,
                 config=Config(Kernel=settings),
             )
+        except OSError as error:  # a full disk, say, which is raised without a name
+            raise OSError(error.errno, error.strerror, error.filename or str(draft)) from error
         finally:
-            if draft.exists():
+            with suppress(FileNotFoundError, nbformat.reader.NotJSONError):  # there was no room for a draft
                 whole = nbformat.writes(_normalized(nbformat.read(draft, 4), stamp))
                 store.write_whole(output, whole + "\n")
     return {

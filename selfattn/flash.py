@@ -39,7 +39,8 @@ def flash_attention(
     with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`. Keys
     outside the queries' intervals (`Mask.interval`) are never touched. Tensors go to torch's own kernel, a
     call for each tile; the backward pass computes every tile again, since no weights were kept, and is not
-    itself differentiable. Within the transforms of `torch.func`, such as vmap, this is `attention`.
+    itself differentiable. Within `torch.compile` and the transforms of `torch.func`, such as vmap, this is
+    `attention`.
 
     Shapes, options and errors: see `attention` and `attention_weights`.
 
@@ -49,7 +50,7 @@ def flash_attention(
     >>> flash_attention(x, x, x, mask=sliding_window(2)).shape  # the scores alone would fill 80 GB
     (100000, 1)
     """
-    if _transformed(q, k, v, mask, bias):
+    if _traced(q, k, v, mask, bias):
         return attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     k, v = _checked(q, k, v, mask, bias)
     xp = namespace(q=q)
@@ -76,12 +77,15 @@ def flash_attention(
     return put_together(attend, plan, q, k, v, *bias)
 
 
-def _transformed(*arguments: Any) -> bool:
-    """Whether a transform of `torch.func` is at work, such as vmap: torch's kernel has no rule for those."""
+def _traced(*arguments: Any) -> bool:
+    """Whether torch is compiling or transforming, as vmap does, which neither its kernel nor tiles allow."""
     tensors = [x for x in arguments if is_torch_array(x)]
-    if tensors:
-        from torch._C._functorch import is_functorch_wrapped_tensor as transformed
-    return any(transformed(x) for x in tensors)
+    if not tensors:
+        return False
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch.compiler import is_compiling
+
+    return is_compiling() or any(map(is_functorch_wrapped_tensor, tensors))
 
 
 def _checked(q: Any, k: Any, v: Any, mask: Any, bias: Any) -> list[Any]:

@@ -118,7 +118,9 @@ def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes k
         empty = xp.zeros_like(scores @ v)
         return Partial(empty[..., :1] - xp.inf, empty[..., :1], empty)
     maximum = xp.max(scores, axis=-1, keepdims=True)
-    if xp.any(maximum > _largest(scores)):  # as in softmax; a pass over all scores, so only where it is needed
+    if xp.any(
+        maximum > _largest(scores)
+    ):  # as in softmax; a pass over all scores, so only where it is needed
         scores, maximum = (xp.minimum(x, _largest(x)) for x in (scores, maximum))
     in_place = {"out": scores} if is_numpy_array(scores) else {}  # new memory costs as much as the arithmetic
     e = xp.exp(xp.subtract(scores, _finite(maximum), **in_place), **in_place)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..masks import Mask
+from .linear import scaled_linear
 
 Connect = Callable[[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], Tensor]
 
@@ -108,15 +109,3 @@ class Block(torch.nn.Module):
     def extra_repr(self) -> str:
         """What a printed block tells beyond its parts."""
         return f"connect={getattr(self.connect, '__name__', self.connect)}"
-
-
-def scaled_linear(d_in: int, d_out: int) -> torch.nn.Linear:
-    """A linear map that keeps variance 1: normal numbers of variance 1 / fan-in, added biases of zero.
-
-    >>> scaled_linear(4, 2).bias.tolist()
-    [0.0, 0.0]
-    """
-    linear = torch.nn.Linear(d_in, d_out)
-    torch.nn.init.normal_(linear.weight, std=d_in**-0.5)
-    torch.nn.init.zeros_(linear.bias)
-    return linear

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..masks import Mask
-from .block import scaled_linear
+from .linear import scaled_linear
 
 
 class Transformer(torch.nn.Module):
