@@ -2,7 +2,8 @@
 
 A notebook's inputs are its own code cells, the project's modules that it loads (directly or through each
 other), the recorded results whose path it names, and the pinned versions. When a notebook is executed, a
-digest of each is stored in its metadata; it is stale when one of them has another digest now.
+digest of each is stored in its metadata; it is stale when one of them has another digest now. A page about
+the chapters, whose code names `../book/`, depends on their text too.
 """
 
 import json
@@ -15,26 +16,30 @@ from IPython.core.inputtransformer2 import TransformerManager
 from . import sources
 
 
-def _code(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+def _sources(path: Path, kind: str) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
 
 
 def loaded(path: Path) -> set[str]:
     """Every module of the project that running the notebook loads."""
-    plain = (TransformerManager().transform_cell(cell) for cell in _code(path))
+    plain = (TransformerManager().transform_cell(cell) for cell in _sources(path, "code"))
     return sources.closure(set().union(*map(sources.named, plain)))
 
 
 def inputs(path: Path) -> dict[str, str]:
     """What the outputs of this notebook depend on, each with a digest of what it is now."""
-    code = "\0".join(_code(path))
+    code = "\0".join(_sources(path, "code"))
     files = {sources.PINS} | {sources.file(module) for module in loaded(path)}
-    for named in re.findall(r"experiments/results[\w/.-]*", code):
+    for named in re.findall(r"(?:experiments/results|benchmarks/\w+\.csv)[\w/.-]*", code):
         place = sources.ROOT / named
         inside = place.rglob("*") if place.is_dir() else [place]
         files |= {str(file.relative_to(sources.ROOT)) for file in inside}
     present = {file for file in files if (sources.ROOT / file).is_file()}
-    return {"cells": sources.digest(code)} | sources.digests(present)
+    chapters = (sources.ROOT / "book").glob("[0-9]*.ipynb") if "../book/" in code else []
+    text = {
+        f"text of {path.stem}": sources.digest("\0".join(_sources(path, "markdown"))) for path in chapters
+    }
+    return {"cells": sources.digest(code)} | sources.digests(present) | text
 
 
 def fingerprint(found: dict[str, str]) -> str:

@@ -50,11 +50,17 @@ NOTEBOOK = [
 ]
 
 
+def _listen() -> None:
+    """Let Ctrl-C reach the command, also where the tests run behind a shell's `&`, which ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Project:
     """The copy's folder, and what a user does in it."""
 
     def __init__(self, root: Path, bytecode: Path) -> None:
-        self.root, self.log = root, root / "log"
+        self.started: list[subprocess.Popen] = []
+        self.root, self.bytecode, self.log, self.store = root, bytecode, root / "log", root / "runs/cells"
         ignored = shutil.ignore_patterns("__pycache__", "results", "scaling_*", "lookup.py", "training.py")
         for folder in ("experiments", "selfattn"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
@@ -76,31 +82,30 @@ class Project:
 
     def start(self, typed: str, module: str = "experiments", **options: object) -> subprocess.Popen:
         """`python -m experiments …` in the project's folder, in a process group of its own."""
-        options = {"cwd": self.root, "env": self.environment} | options
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *typed.split()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **options,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        options = {"cwd": self.root, "env": self.environment, "preexec_fn": _listen} | streams | options
+        typed = [sys.executable, "-m", module, *typed.split()]
+        self.started.append(subprocess.Popen(typed, text=True, start_new_session=True, **options))
+        return self.started[-1]
 
     def run(self, typed: str, code: int = 0, **options: object) -> tuple[str, str]:
         """What the command prints on stdout and stderr, once it has ended with this exit code."""
         process = self.start(typed, **options)
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=200)
         assert process.returncode == code, out + err
         return out, err
 
-    def table(self, folder: str = "tiny-default") -> pd.DataFrame:
-        return pd.read_csv(self.root / "runs" / folder / "tiny.csv")
+    def folder(self) -> Path:
+        """Where the latest run of the experiment lies."""
+        return max((self.root / "runs").glob("tiny-*"), key=lambda path: path.stat().st_mtime)
 
-    def kept(self) -> dict[int, str]:
-        """The finished cells in the store: x, and the file's text."""
-        texts = [path.read_text() for path in sorted((self.root / "runs/cells").glob("*.json"))]
-        return {json.loads(text)["parameters"]["x"]: text for text in texts}
+    def table(self) -> pd.DataFrame:
+        """The table of the latest run."""
+        return pd.read_csv(self.folder() / "tiny.csv")
+
+    def kept(self) -> dict[int, Path]:
+        """The finished cells in the store, by their x."""
+        return {json.loads(path.read_text())["parameters"]["x"]: path for path in self.store.glob("*.json")}
 
     def calls(self) -> Counter:
         """How often each x was measured."""
@@ -123,8 +128,14 @@ class Project:
         return not self.processes()
 
     def end(self) -> None:
+        """Leave nothing behind, whatever a test did."""
         for process in self.processes():
             process.send_signal(signal.SIGKILL)
+        for process in self.started:
+            for stream in (process.stdout, process.stderr):
+                if stream and not stream.closed:
+                    stream.close()
+            process.wait()
 
 
 def wait_until(true: Callable[[], object], within: float = 60) -> None:

@@ -1,4 +1,5 @@
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.testing import assert_array_equal
 from torch.nn.functional import scaled_dot_product_attention
 
 import selfattn as sa
+from selfattn.arrays import describe
 
 assert_allclose = partial(np.testing.assert_allclose, rtol=0)  # its own default, 1e-7, would be added
 
@@ -79,7 +81,7 @@ CASES = {  # shapes of q, k and v, our options, torch's
     "one head for all": (((2, 6, 5, 4), (2, 1, 6, 4), (2, 1, 6, 7)), {}, {"enable_gqa": True}),
     "no leading axes": (((5, 4), (6, 4), (6, 7)), {}, {}),
     "many leading axes": (((2, 1, 3, 2, 5, 4), (2, 1, 3, 2, 6, 4), (2, 1, 3, 2, 6, 7)), {}, {}),
-    "batches that broadcast": (((2, 1, 3, 5, 4), (4, 3, 6, 4), (1, 4, 3, 6, 7)), {}, {}),
+    "batches that broadcast": (((3, 1, 3, 5, 4), (4, 3, 6, 4), (1, 4, 3, 6, 7)), {}, {}),
     "one query, one key": (((1, 1, 4), (1, 1, 4), (1, 1, 7)), {}, {}),
 }
 
@@ -103,6 +105,11 @@ def test_same_as_torch(like, xp, normal, case, dtype, tolerance):
 def test_values_may_have_head_groups_of_their_own(normal):
     q, k, v = normal(4, 5, 2), normal(4, 5, 2), normal(2, 5, 3)
     assert_allclose(sa.attention(q, k, v), sa.attention(q, k, v[[0, 0, 1, 1]]), atol=1e-12)
+
+
+def test_keys_without_a_head_axis_serve_every_head(normal):
+    q, k, v = normal(3, 5, 2), normal(6, 2), normal(6, 4)
+    assert_allclose(sa.attention(q, k, v), [sa.attention(head, k, v) for head in q], atol=1e-12)
 
 
 class TestProperties:
@@ -242,95 +249,78 @@ class TestTorch:
         assert_allclose(mapped, sa.attention(q, k, v, mask=mask), atol=1e-12)
 
 
+HEADS = "key and value heads must divide the query heads"
+BATCH = "batch axes must broadcast"
+AXES = "expected at least two axes, (..., length, width)"
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestErrors:
     @pytest.mark.parametrize(
-        ("shapes", "options", "seen"),
+        ("shapes", "wanted", "named"),
         [
-            ([(2, 3), (4, 5), (4, 3)], {}, r"q \(\.\.\., q_len, d_k\).*got q .*\(2, 3\), k .*\(4, 5\)"),
-            ([(2, 3), (4, 3), (5, 3)], {}, r"as many values as keys; got k .*\(4, 3\), v .*\(5, 3\)"),
-            ([(2, 3), (4, 3), (4,)], {}, r"at least two axes.*got .*k .*\(4, 3\), v .*\(4,\)"),
-            ([(3,), (4, 3), (4, 3)], {}, r"at least two axes.*got q .*\(3,\)"),
             (
-                [(4, 2, 3), (3, 2, 3), (3, 2, 3)],
-                {},
-                r"heads must divide the query heads; got q .*\(4, 2, 3\), k .*\(3, 2, 3\)",
+                {"q": (2, 3), "k": (4, 5), "v": (4, 3)},
+                "expected q (..., q_len, d_k) and k (..., kv_len, d_k)",
+                "q k",
             ),
-            (
-                [(2, 2, 3), (4, 2, 3), (4, 2, 3)],
-                {},
-                r"heads must divide the query heads; got .*k .*\(4, 2, 3\)",
-            ),
-            (
-                [(2, 2, 3), (0, 2, 3), (0, 2, 3)],
-                {},
-                r"heads must divide the query heads; got .*k .*\(0, 2, 3\)",
-            ),
-            (
-                [(4, 2, 3), (4, 2, 3), (3, 2, 3)],
-                {},
-                r"heads must divide the query heads; got .*v .*\(3, 2, 3\)",
-            ),
-            (
-                [(2, 1, 2, 3), (3, 1, 2, 3), (3, 1, 2, 3)],
-                {},
-                r"batch axes must broadcast; got q .*\(2, 1, 2, 3\), k",
-            ),
-            (
-                [(1, 2, 3), (2, 1, 2, 3), (3, 1, 2, 3)],
-                {},
-                r"batch axes must broadcast; got .* v .*\(3, 1, 2, 3\)",
-            ),
-            (
-                [(2, 3), (4, 3), (4, 3)],
-                {"mask": (4, 2)},
-                r"mask must broadcast to the scores \(2, 4\); got mask .*\(4, 2\)",
-            ),
-            (
-                [(2, 3), (4, 3), (4, 3)],
-                {"mask": (1, 1, 1)},
-                r"mask must broadcast to the scores \(2, 4\); got .*\(1, 1, 1\)",
-            ),
-            (
-                [(2, 3), (4, 3), (4, 3)],
-                {"bias": (2, 3)},
-                r"bias must broadcast to the scores \(2, 4\); got bias .*\(2, 3\)",
-            ),
-            (
-                [(2, 3), (4, 3), (4, 3)],
-                {"bias": (1, 1, 1)},
-                r"bias must broadcast to the scores \(2, 4\); got .*\(1, 1, 1\)",
-            ),
+            ({"q": (2, 3), "k": (4, 3), "v": (5, 3)}, "expected as many values as keys", "k v"),
+            ({"q": (2, 3), "k": (4, 3), "v": (4,)}, AXES, "q k v"),
+            ({"q": (3,), "k": (4, 3), "v": (4, 3)}, AXES, "q k v"),
+            ({"q": (4, 2, 3), "k": (3, 2, 3), "v": (3, 2, 3)}, HEADS, "q k v"),
+            ({"q": (2, 2, 3), "k": (4, 2, 3), "v": (4, 2, 3)}, HEADS, "q k v"),
+            ({"q": (2, 2, 3), "k": (0, 2, 3), "v": (0, 2, 3)}, HEADS, "q k v"),
+            ({"q": (4, 2, 3), "k": (4, 2, 3), "v": (3, 2, 3)}, HEADS, "q k v"),
+            ({"q": (4, 2, 3), "k": (3, 2, 3), "v": (4, 2, 3)}, HEADS, "q k v"),
+            ({"q": (2, 3), "k": (2, 4, 3), "v": (2, 4, 3)}, HEADS, "q k v"),
+            ({"q": (2, 1, 2, 3), "k": (3, 1, 2, 3), "v": (3, 1, 2, 3)}, BATCH, "q k v"),
+            ({"q": (1, 2, 3), "k": (2, 1, 2, 3), "v": (3, 1, 2, 3)}, BATCH, "q k v"),
+            ({"q": (2, 1, 1, 2, 3), "k": (3, 1, 1, 2, 3), "v": (3, 1, 1, 2, 3)}, BATCH, "q k v"),
         ],
     )
-    def test_shapes_that_do_not_fit(self, like, shapes, options, seen):
-        options = {
-            name: like(np.ones(shape), "bool" if name == "mask" else "float64")
-            for name, shape in options.items()
-        }
-        with pytest.raises(ValueError, match=seen):
-            sa.attention(*(like(np.ones(shape)) for shape in shapes), **options)
+    def test_shapes_that_do_not_fit(self, like, shapes, wanted, named):
+        arrays = {name: like(np.ones(shape)) for name, shape in shapes.items()}
+        seen = describe(**{name: arrays[name] for name in named.split()})
+        with pytest.raises(ValueError, match=f"^{re.escape(f'{wanted}; got {seen}')}$"):
+            sa.attention(**arrays)
 
-    @pytest.mark.parametrize("name", ["k", "v", "mask", "bias"])
-    def test_strangers(self, like, xp, name):
-        arguments = dict.fromkeys(["q", "k", "v"], like(np.ones((2, 2))))
-        for stranger in (np.ones((2, 2)) if xp is torch else torch.ones((2, 2)), [[1.0, 1.0], [1.0, 1.0]]):
-            with pytest.raises(
-                TypeError, match=rf"(one|the scores') library; got .*{name} (numpy|torch|builtins)"
-            ):
-                sa.attention(**arguments | {name: stranger})
+    @pytest.mark.parametrize("name", ["mask", "bias"])
+    @pytest.mark.parametrize("shape", [(4, 2), (2, 3), (1, 1, 1)])
+    def test_what_does_not_broadcast_to_the_scores(self, like, name, shape):
+        q, k, wrong = like(np.ones((2, 3))), like(np.ones((4, 3))), np.ones(shape)
+        option = {name: like(wrong, "bool" if name == "mask" else "float64")}
+        message = f"{name} must broadcast to the scores (2, 4); got {describe(**option)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            sa.attention_weights(q, k, **option)
 
-    @pytest.mark.parametrize("dtype", ["float64", "int64"])
-    def test_a_mask_of_numbers(self, like, dtype):
-        x = like(np.ones((2, 2)))
-        with pytest.raises(
-            TypeError, match=rf"boolean array \(True = may attend\).*mask \w+ {dtype} \(2, 2\)"
-        ):
-            sa.attention(x, x, x, mask=like(np.ones((2, 2)), dtype))
+    @pytest.mark.parametrize(
+        ("attend", "named"),
+        [(sa.attention, ["q", "k", "v"]), (sa.attention_weights, ["q", "k", "bias"])],
+        ids=["attention", "attention_weights"],
+    )
+    def test_strangers_and_integers(self, like, xp, attend, named):
+        x = np.ones((2, 2))
+        other = torch.ones((2, 2)) if xp is not torch else x
+        for name in named:
+            for wrong, wanted in [
+                (other, "expected arrays of one library"),
+                (x.tolist(), "expected arrays of one library"),
+                (like(x, "int64"), "expected real floating-point arrays"),
+            ]:
+                arguments = dict.fromkeys(named, like(x)) | {name: wrong}
+                with pytest.raises(
+                    TypeError, match=f"^{re.escape(f'{wanted}; got {describe(**arguments)}')}$"
+                ):
+                    attend(**arguments)
 
-    @pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
-    def test_integers(self, like, name):
-        arguments = dict.fromkeys(["q", "k", "v", "bias"], like(np.ones((2, 2))))
-        arguments[name] = like(np.ones((2, 2)), "int64")
-        with pytest.raises(TypeError, match=rf"real floating-point arrays; got .*{name} \w+ int64 \(2, 2\)"):
-            sa.attention(**arguments)
+    @pytest.mark.parametrize("wrong", ["float64", "int64", "list", "another library's"])
+    def test_what_is_no_mask(self, like, xp, wrong):
+        x, mask = like(np.ones((2, 2))), np.ones((2, 2), bool)
+        mask = {
+            "list": mask.tolist(),
+            "another library's": torch.tensor(mask) if xp is not torch else mask,
+        }.get(wrong, like(mask, wrong if wrong.endswith("64") else "bool"))
+        wanted = "a mask is a Mask or a boolean array (True = may attend) of the scores' library"
+        seen = describe(scores=x, mask=mask)
+        with pytest.raises(TypeError, match=f"^{re.escape(f'{wanted}; got {seen}')}$"):
+            sa.attention(x, x, x, mask=mask)

