@@ -1,5 +1,7 @@
 """The placements share every matrix, differ in the norm's place, and are measured before they are trained."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -31,16 +33,22 @@ def test_post_norm_leaves_normalized_tokens_and_pre_norm_grown_ones() -> None:
         assert (size == pytest.approx(1, rel=1e-3)) == normalized
 
 
-def test_gradients_are_those_of_the_ends() -> None:
-    models = training.Seeds(lambda: encoder("post"), [3, 4])
-    tokens = next(training.batches(lambda source: positions.draw(source, 4, SIZE["n"]), [3, 4]))
-    first, last = pre_post_norm.first_gradients(models, tokens)
-    for place in range(2):
-        model = models[place]
-        positions.loss(model, tokens[place], task="reversal").backward()
-        for block, found in ((model.blocks[0], first), (model.blocks[-1], last)):
-            norm = block.feed_forward.output.weight.grad.norm()
-            assert norm.item() == pytest.approx(found[place].item(), rel=1e-4)
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_gradients_are_those_of_the_last_block(placement: str) -> None:
+    """By a loop over seeds and examples, each a model of its own and an ordinary backward pass."""
+    rows = pre_post_norm.untrained(placement, depth=2, seeds=[3, 4], **SIZE)
+    for row in rows:
+        torch.manual_seed(row["seed"])
+        model = pre_post_norm.encoder(placement, depth=2, **SIZE)
+        draw = partial(positions.draw, size=pre_post_norm.EXAMPLES, n=SIZE["n"])
+        tokens = next(training.batches(draw, [row["seed"]]))[0]
+        last, alone = model.blocks[-1].feed_forward.output.weight, []
+        for line in tokens:
+            answer = torch.nn.functional.cross_entropy(model(line)[0], line[-1])
+            alone.append(torch.autograd.grad(answer, last)[0].norm())
+        assert row["one"] == pytest.approx(torch.stack(alone).mean().item(), rel=1e-4)
+        together = torch.autograd.grad(positions.loss(model, tokens, task="reversal"), last)[0].norm()
+        assert row["batch"] == pytest.approx(together.item(), rel=1e-4)
 
 
 def test_warm_up_is_the_only_difference_between_the_arms_that_name_it() -> None:

@@ -1,10 +1,11 @@
-"""Why does post-norm need warm-up? Deep encoders with the norm before or after the sum, with and without."""
+"""Why does post-norm need warm-up? Encoders with the norm before or after the sum, of several depths."""
 
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from selfattn.nn import Block, FeedForward, Learned, MultiHeadAttention, Transformer, post_norm, pre_norm
@@ -12,7 +13,7 @@ from selfattn.nn import Block, FeedForward, Learned, MultiHeadAttention, Transfo
 from .. import sweep, training
 from . import positions
 
-HEADS = 2
+HEADS, EXAMPLES = 2, 32  # EXAMPLES: those over which an untrained model's gradients are averaged
 TASK = "reversal"
 PLACEMENTS = {"pre": (pre_norm, torch.nn.LayerNorm), "post": (post_norm, torch.nn.Identity)}
 
@@ -30,13 +31,30 @@ def encoder(placement: str, *, depth: int, n: int, d_model: int) -> Transformer:
     return Transformer(positions.VOCABULARY, blocks, positions=Learned(n, d_model), norm=last_norm)
 
 
-def first_gradients(models: training.Seeds, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Norms of the gradient at the first and the last feed-forward layer's output matrix, ``(seeds,)``."""
-    names = [name for name in models.parameters if name.endswith("feed_forward.output.weight")]
-    losses = models(partial(positions.loss, task=TASK), tokens)
-    ends = [models.parameters[name] for name in (names[0], names[-1])]
-    first, last = (gradient.flatten(1).norm(dim=1) for gradient in torch.autograd.grad(losses.sum(), ends))
-    return first, last
+def first_answer(model: torch.nn.Module, tokens: Tensor) -> Tensor:
+    """Cross-entropy of the answer at the first place alone, in nats."""
+    return F.cross_entropy(model(tokens)[..., 0, :], positions.reversal(tokens)[..., 0])
+
+
+def last_gradient(models: training.Seeds, loss: Any, tokens: Tensor) -> Tensor:
+    """Norm of the loss's gradient at the last feed-forward layer's output matrix, ``(seeds,)``."""
+    *_, last = (tensor for name, tensor in models.parameters.items() if name.endswith("output.weight"))
+    (gradient,) = torch.autograd.grad(models(loss, tokens).sum(), last)
+    return gradient.flatten(1).norm(dim=1)
+
+
+def untrained(placement: str, depth: int, seeds: list[int], n: int, d_model: int) -> list[dict[str, Any]]:
+    """How large gradients at the last block are before training: one row a seed.
+
+    `one` is the mean of their norms, each of one answer's loss (Xiong et al. 2020, theorem 1); `batch` the
+    norm of the mean loss's gradient, over all answers of the same examples.
+    """
+    models = training.Seeds(partial(encoder, placement, depth=depth, n=n, d_model=d_model), seeds)
+    tokens = next(training.batches(partial(positions.draw, size=EXAMPLES, n=n), seeds))
+    alone = [last_gradient(models, first_answer, tokens[:, example]) for example in range(EXAMPLES)]
+    together = last_gradient(models, partial(positions.loss, task=TASK), tokens)
+    columns = {"seed": seeds, "one": torch.stack(alone).mean(0).tolist(), "batch": together.tolist()}
+    return pd.DataFrame(columns).to_dict("records")
 
 
 def measure(
@@ -52,28 +70,23 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Train one placement at one depth from all `seeds` at all rates: one row a rate and seed.
 
-    `loss` is the mean over all steps; `accuracy` that on 1024 sequences that training never sees;
-    `first_gradient` and `last_gradient` are the norms of `first_gradients` before the first step.
+    `loss` is the mean over all steps, `accuracy` that on 1024 sequences that training never sees.
     """
     rates, again = zip(*[(rate, seed) for rate in learning_rates for seed in seeds], strict=True)
     models = training.Seeds(partial(encoder, placement, depth=depth, n=n, d_model=d_model), again)
-    draw = partial(positions.draw, n=n)
-    unseen = sweep.unseen(draw, again)
-    first, last = first_gradients(models, unseen[:, :128])
     history = training.train(
         models,
         partial(positions.loss, task=TASK),
-        training.batches(partial(draw, size=batch_size), again),
+        training.batches(partial(positions.draw, size=batch_size, n=n), again),
         steps=steps,
         learning_rate=rates,
         warm_up=warm_up,
     )
+    unseen = sweep.unseen(partial(positions.draw, n=n), again)
     columns = {
         "learning_rate": rates,
         "seed": again,
         "loss": history.mean(0).tolist(),
         "accuracy": models.evaluate(partial(positions.accuracy, task=TASK), unseen).tolist(),
-        "first_gradient": first.tolist(),
-        "last_gradient": last.tolist(),
     }
     return pd.DataFrame(columns).to_dict("records")
