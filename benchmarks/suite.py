@@ -30,7 +30,8 @@ def suite(profile: str, folder: Path) -> float:
     """Seconds of one command that runs every experiment; its cells stay in `folder`."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "experiments", "run", "--profile", profile]
-    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
