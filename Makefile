@@ -8,13 +8,14 @@ endif
 # Two kernels at a time, a thread each: kernels that share a core's threads wait for each other.
 NBVAL := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env
 
-.PHONY: help environment book test experiments verify refresh pins lint clean
+.PHONY: help environment book test experiments verify bench refresh pins lint clean
 
 help:
 	@echo "make book         environment, stale notebooks, the site   -> _build/html/index.html"
 	@echo "make test         every test, after make book"
 	@echo "make experiments  rerun all experiments at the default profile, into runs/"
 	@echo "make verify       rerun the published experiments and check their claims"
+	@echo "make bench        speed and memory beside their peers, about twelve quiet minutes"
 	@echo "make refresh      execute the notebooks whose stored outputs are stale"
 	@echo "make lint         ruff and the import contracts"
 	@echo "make pins         resolve requirements.txt anew from pyproject.toml"
@@ -57,11 +58,18 @@ test: book
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 	$(NBVAL) book experiments/scaling_init.ipynb
 
+# Every cell of every grid anew, whatever runs/cells keeps.
 verify: .venv/ready
-	$(NBVAL) experiments
+	SELFATTN_FRESH=1 $(NBVAL) experiments
 
 experiments: .venv/ready
 	$(BIN)/python -m experiments run
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.cost
+	$(BIN)/python -m benchmarks.seeds
 
 refresh: .venv/ready
 	$(BIN)/python -m experiments refresh

@@ -2,73 +2,49 @@
 
 A notebook's inputs are its own code cells, the project's modules that it loads (directly or through each
 other), the recorded results whose path it names, and the pinned versions. When a notebook is executed, a
-digest of each is stored in its metadata; it is stale when one of them has another digest now.
+digest of each is stored in its metadata; it is stale when one of them has another digest now. A page about
+the chapters, whose code names `../book/`, depends on their text too.
 """
 
-import ast
-import functools
-import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
 
-import grimp
 import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
-from .notebooks import ROOT
-
-PINS = "requirements.txt"
+from . import sources
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _sources(path: Path, kind: str) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
 
 
-@functools.cache
-def _imports() -> Any:
-    return grimp.build_graph("selfattn", "experiments", cache_dir=None)
-
-
-def _loaded_modules(code: str) -> set[str]:
-    """Every module of the project that running `code` loads."""
-    graph, named = _imports(), set()
-    for node in ast.walk(ast.parse(TransformerManager().transform_cell(code))):
-        if isinstance(node, ast.Import):
-            named |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            named |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    loaded = named & graph.modules
-    for module in named & graph.modules:
-        loaded |= graph.find_upstream_modules(module)
-    for module in list(loaded):  # importing a.b runs a's __init__ first, and what that imports
-        package = module.partition(".")[0]
-        loaded |= {package} | graph.find_upstream_modules(package)
-    return loaded
-
-
-def _module_file(module: str) -> str:
-    path = Path(*module.split("."))
-    return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
+def loaded(path: Path) -> set[str]:
+    """Every module of the project that running the notebook loads."""
+    plain = (TransformerManager().transform_cell(cell) for cell in _sources(path, "code"))
+    return sources.closure(set().union(*map(sources.named, plain)))
 
 
 def inputs(path: Path) -> dict[str, str]:
     """What the outputs of this notebook depend on, each with a digest of what it is now."""
-    code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-    files = {PINS} | {_module_file(module) for source in code for module in _loaded_modules(source)}
-    for named in re.findall(r"experiments/results[\w/.-]*", "\n".join(code)):
-        place = ROOT / named
-        files |= {str(file.relative_to(ROOT)) for file in (place.rglob("*") if place.is_dir() else [place])}
-    present = {file: ROOT / file for file in sorted(files) if (ROOT / file).is_file()}
-    return {"cells": _digest("\0".join(code))} | {
-        file: _digest(place.read_text(encoding="utf-8")) for file, place in present.items()
+    code = "\0".join(_sources(path, "code"))
+    files = {sources.PINS} | {sources.file(module) for module in loaded(path)}
+    for named in re.findall(r"(?:experiments/results|benchmarks/\w+\.csv)[\w/.-]*", code):
+        place = sources.ROOT / named
+        inside = place.rglob("*") if place.is_dir() else [place]
+        files |= {str(file.relative_to(sources.ROOT)) for file in inside}
+    present = {file for file in files if (sources.ROOT / file).is_file()}
+    chapters = (sources.ROOT / "book").glob("[0-9]*.ipynb") if "../book/" in code else []
+    text = {
+        f"text of {path.stem}": sources.digest("\0".join(_sources(path, "markdown"))) for path in chapters
     }
+    return {"cells": sources.digest(code)} | sources.digests(present) | text
 
 
 def fingerprint(found: dict[str, str]) -> str:
     """One digest of all inputs: the code, the pins and the results that a run was made from."""
-    return _digest(json.dumps(found, sort_keys=True))
+    return sources.digest(json.dumps(found, sort_keys=True))
 
 
 def stale(path: Path) -> list[str]:

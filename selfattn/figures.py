@@ -7,6 +7,12 @@ from typing import Any
 
 import numpy as np
 from IPython.display import Markdown
+from matplotlib.colors import ListedColormap
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from .masks import Mask
 
 style = {
     "figure.dpi": 160,
@@ -47,17 +53,8 @@ def weights(
             f"; got {grid.shape}"
         )
     image = ax.imshow(grid, vmin=0, vmax=1, cmap="Blues", aspect="equal")
-    ax.set_xticks(
-        range(len(keys)), keys, rotation=90 if len(keys) > 10 else 45, rotation_mode="anchor", ha="right"
-    )
-    if len(keys) > 10:
-        ax.tick_params(axis="x", pad=1)
-        for label in ax.get_xticklabels():
-            label.set_va("center")
-    ax.set_yticks(range(len(queries)), queries)
-    ax.set(xlabel="key", ylabel="query", title=title)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
+    _queries_down_keys_across(ax, queries, keys)
+    ax.set_title(title)
     if len(keys) <= 10 if numbers is None else numbers:
         for (row, column), weight in np.ndenumerate(grid):
             colour = "white" if weight > 0.71 else "black"  # contrast of at least 4.5 either way
@@ -89,6 +86,115 @@ def heads(
     for ax in axes[len(grids) :]:
         ax.set_axis_off()
     ax.figure.colorbar(axes[0].images[0], ax=axes, label="weight", shrink=0.8)
+
+
+def mask(
+    ax: Any,
+    mask: Any,
+    queries: Sequence[str] | int,
+    keys: Sequence[str] | int | None = None,
+    *,
+    title: str | None = None,
+) -> None:
+    """Who may look at whom: dark cells are allowed, pale ones forbidden; a figure has one legend for all.
+
+    Shapes: `mask` a `Mask`, or a boolean array ``(q_len, kv_len)`` in which True means may attend; `queries`
+    and `keys` are the tokens, or how many there are (as many keys as queries when `keys` is left out).
+
+    Raises `TypeError` when the mask isn't boolean, `ValueError` when it doesn't fit queries and keys.
+
+    >>> import matplotlib.pyplot as plt
+    >>> from selfattn import causal
+    >>> mask(plt.figure(layout="constrained").gca(), causal, ["a", "b"])
+    """
+    keys = queries if keys is None else keys
+    shape = tuple(tokens if isinstance(tokens, int) else len(tokens) for tokens in (queries, keys))
+    grid = mask.dense(*shape) if isinstance(mask, Mask) else np.asarray(mask)
+    if grid.dtype != bool:
+        raise TypeError(f"expected a Mask or a boolean array (True = may attend); got {grid.dtype}")
+    if grid.shape != shape:
+        raise ValueError(
+            f"expected a mask {shape} for {shape[0]} queries and {shape[1]} keys; got {grid.shape}"
+        )
+    pale, dark = colours = "#ececec", "#2b659e"  # far apart in grey too
+    ax.imshow(grid, vmin=0, vmax=1, cmap=ListedColormap(colours), aspect="equal")
+    _queries_down_keys_across(ax, queries, keys)
+    ax.set_title(title)
+    if max(shape) <= 32:  # lines between the cells
+        ax.set_xticks(np.arange(shape[1] + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(shape[0] + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="white", lw=1)
+        ax.tick_params(which="minor", length=0)
+    if not ax.figure.legends:
+        patches = [Patch(color=dark, label="may attend"), Patch(color=pale, label="may not")]
+        ax.figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
+
+
+def gradients(
+    ax: Any,
+    gradients: Any,
+    queries: Sequence[str],
+    keys: Sequence[str] | None = None,
+    *,
+    title: str | None = None,
+) -> None:
+    """Gradients with respect to scores as a grid of cells, brown below zero, green above, pale in between.
+
+    Each number is written with its sign, and an exact zero as a bare 0. Shapes: `gradients`
+    ``(q_len, kv_len)``; `queries` and `keys` are the tokens (the same ones when `keys` is left out).
+
+    Raises `ValueError` when the tokens don't fit.
+
+    >>> import matplotlib.pyplot as plt, numpy as np
+    >>> gradients(plt.figure().gca(), [[0.25, -0.25], [0.0, 0.0]], ["a", "b"])
+    """
+    grid = np.asarray(gradients)
+    keys = queries if keys is None else keys
+    if grid.shape != (len(queries), len(keys)):
+        raise ValueError(f"expected gradients ({len(queries)}, {len(keys)}); got {grid.shape}")
+    largest = np.abs(grid).max() or 1.0
+    ax.imshow(grid, vmin=-largest, vmax=largest, cmap="BrBG", aspect="equal")
+    _queries_down_keys_across(ax, queries, keys)
+    ax.set_title(title)
+    for (row, column), number in np.ndenumerate(grid):
+        colour = "black" if -0.695 < number / largest < 0.685 else "white"  # contrast of at least 4.5
+        text = f"{number:+.2f}" if number else "0"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+
+
+def score_distribution(ax: Any, scores: Mapping[str, Any]) -> None:
+    """How scores spread: the share of each labelled array in each of 40 equal steps, as an outline.
+
+    Shapes: any. Forbidden scores, ``-inf``, have no place on the axis; the legend says what share they are.
+
+    Raises `ValueError` when a score is NaN or ``+inf``.
+
+    >>> import matplotlib.pyplot as plt
+    >>> score_distribution(plt.figure().gca(), {"two keys": [0.0, 1.0]})
+    """
+    _outlines(ax, {label: np.asarray(array) for label, array in scores.items()}, "forbidden")
+    ax.set(xlabel="score", ylabel="share of the scores")
+
+
+def weight_distribution(ax: Any, weights: Mapping[str, Any]) -> None:
+    """How weights spread over the powers of ten: each array's share in each of 40 steps of equal ratio.
+
+    Shapes: any. Weights of exactly zero have no place on a logarithmic axis; the legend says what share they
+    are.
+
+    Raises `ValueError` when a weight is negative or NaN.
+
+    >>> import matplotlib.pyplot as plt
+    >>> weight_distribution(plt.figure().gca(), {"two keys": [0.01, 0.99]})
+    """
+    arrays = {label: np.asarray(array, dtype=float) for label, array in weights.items()}
+    for label, array in arrays.items():
+        if not np.all(array >= 0):
+            raise ValueError(f"weights are 0 or more; {label!r} has {array[~(array >= 0)][0]}")
+    with np.errstate(divide="ignore"):  # the logarithm of a zero is minus infinity, which is left out
+        powers = {label: np.log10(array) for label, array in arrays.items()}
+    _outlines(ax, powers, "exactly 0", place=lambda edges: 10.0**edges)
+    ax.set(xlabel="weight", ylabel="share of the weights", xscale="log")
 
 
 def bars(
@@ -178,6 +284,49 @@ def regions(ax: Any, areas: Mapping[str, Any], points: Any, labels: Sequence[str
     ax.legend(loc="center left", bbox_to_anchor=(1.12, 0.7), frameon=False)
 
 
+def verdicts(ax: Any, labels: Sequence[str], effects: Any, bounds: Any, verdicts: Sequence[str]) -> None:
+    """Effects with their intervals, one row each, on scales of their own, over the band where a claim holds.
+
+    Shapes: `labels` and `verdicts` n strings, a verdict one of *reproduced*, *not reproduced* and
+    *inconclusive*; `effects` ``(n, 3)``: effect, lower and upper end; `bounds` ``(n, 2)``: the ends of the
+    band, of which one may be infinite.
+
+    Raises `KeyError` for another verdict.
+
+    >>> import matplotlib.pyplot as plt, numpy as np
+    >>> axes = plt.figure(layout="constrained").gca()
+    >>> verdicts(axes, ["warm"], [[40.0, 39.0, 41.0]], [[35.0, np.inf]], ["reproduced"])
+    """
+    marks = {
+        "reproduced": ("o", "#2b659e"),
+        "not reproduced": ("X", "#a3330b"),
+        "inconclusive": ("D", "white"),
+    }
+    looks = {
+        verdict: {"marker": mark, "markerfacecolor": face, "markersize": 7.5, "markeredgecolor": "black"}
+        for verdict, (mark, face) in marks.items()
+    }
+    for row, (effect, band, verdict) in enumerate(
+        zip(np.asarray(effects, dtype=float), np.asarray(bounds, dtype=float), verdicts, strict=True)
+    ):
+        shown = np.concatenate([effect, band[np.isfinite(band)]])
+        room = 0.15 * np.ptp(shown) or 1.0
+        start, end = shown.min() - room, shown.max() + room
+        (middle, low, high), (left, right) = (
+            (np.clip(ends, start, end) - start) / (end - start) for ends in (effect, band)
+        )
+        ax.barh(row, right - left, left=left, height=0.75, color="#dcdcdc", zorder=0)
+        ax.plot([low, high], [row, row], color="0.45", lw=2.5, solid_capstyle="butt")
+        ax.plot(middle, row, **looks[verdict])
+    ax.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xticks=[])
+    ax.set_yticks(range(len(labels)), labels, fontsize=8)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    handles = [Line2D([], [], color="0.45", label=name, **looks[name]) for name in marks if name in verdicts]
+    handles += [Patch(color="#dcdcdc", label="where the claim holds")]
+    ax.figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+
+
 def source(function: Callable[..., Any]) -> Markdown:
     """The source of one of the library's functions without its docstring, for display in a notebook.
 
@@ -187,3 +336,44 @@ def source(function: Callable[..., Any]) -> Markdown:
     """
     code = re.sub(r'\n *r?"""(.|\n)*?"""\n', "\n", inspect.getsource(function), count=1)
     return Markdown(f"```python\n{code}```")
+
+
+def _queries_down_keys_across(ax: Any, queries: Sequence[str] | int, keys: Sequence[str] | int) -> None:
+    """Name the two axes of a grid of cells, and each row and column when there are tokens for them."""
+    ax.set(xlabel="key", ylabel="query")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    if isinstance(keys, int):
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    else:
+        crowded = len(keys) > 10
+        ax.set_xticks(
+            range(len(keys)), keys, rotation=90 if crowded else 45, rotation_mode="anchor", ha="right"
+        )
+        if crowded:
+            ax.tick_params(axis="x", pad=1)
+            for label in ax.get_xticklabels():
+                label.set_va("center")
+    if isinstance(queries, int):
+        ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    else:
+        ax.set_yticks(range(len(queries)), queries)
+
+
+def _outlines(
+    ax: Any, arrays: Mapping[str, np.ndarray], missing: str, place: Callable[[Any], Any] = lambda edges: edges
+) -> None:
+    """A histogram of shares for each array, all on the same steps; `place` says where a step is drawn."""
+    shown = {label: array[~np.isneginf(array)] for label, array in arrays.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(shown.values())), 40)
+    for index, (label, array) in enumerate(arrays.items()):
+        left_out = 1 - shown[label].size / array.size
+        ax.stairs(
+            np.histogram(shown[label], edges)[0] / array.size,
+            place(edges),
+            label=f"{label} ({left_out:.0%} {missing})" if left_out else label,
+            linestyle=["-", "--", ":", "-."][index % 4],
+            color=f"C{index}",
+            lw=1.8,
+        )
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)  # above: outlines may be anywhere

@@ -6,17 +6,17 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_torch_array
+from array_api_compat import array_namespace, device, is_numpy_array, is_torch_array
 from jaxtyping import Float
 
 from .arrays import describe, namespace
-from .attention import _fits, one_head_per_query_head
+from .attention import _fits, attention, one_head_per_query_head
 from .masks import Mask
 from .scores import scaled_dot_product
 from .softmax import Partial, average, merge, summarize
 from .tiles import QUERIES, Tile, tiles, visible
 
-SCORES = 2**18  # held at once: few enough for a core's cache
+SCORES = 2**19  # held at once: few enough for a core's cache
 
 
 def flash_attention(
@@ -39,7 +39,8 @@ def flash_attention(
     with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`. Keys
     outside the queries' intervals (`Mask.interval`) are never touched. Tensors go to torch's own kernel, a
     call for each tile; the backward pass computes every tile again, since no weights were kept, and is not
-    itself differentiable.
+    itself differentiable. Within `torch.compile` and the transforms of `torch.func`, such as vmap, this is
+    `attention`.
 
     Shapes, options and errors: see `attention` and `attention_weights`.
 
@@ -49,6 +50,8 @@ def flash_attention(
     >>> flash_attention(x, x, x, mask=sliding_window(2)).shape  # the scores alone would fill 80 GB
     (100000, 1)
     """
+    if _traced(q, k, v, mask, bias):
+        return attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     k, v = _checked(q, k, v, mask, bias)
     xp = namespace(q=q)
     given = [x for x in (q, k, v, bias) if x is not None]
@@ -67,9 +70,22 @@ def flash_attention(
             return _by_torch(tile, *parts, allowed=allowed, scale=scale)
         return _in_parts(*parts, allowed=allowed, scale=scale, softcap=softcap)
 
+    if is_numpy_array(q) and not ask and np.any((hi - lo) * 4 * QUERIES >= SCORES):  # a head fills the cache
+        lo, hi = (np.broadcast_to(bound, (*axes, lo.shape[-1])) for bound in (lo, hi))
     plan = list(tiles(lo, hi, shapes=kernel and not bias and not ask))
     put_together = _recomputing() if is_torch_array(q) and len(plan) != 1 else _put_together
     return put_together(attend, plan, q, k, v, *bias)
+
+
+def _traced(*arguments: Any) -> bool:
+    """Whether torch is compiling or transforming, as vmap does, which neither its kernel nor tiles allow."""
+    tensors = [x for x in arguments if is_torch_array(x)]
+    if not tensors:
+        return False
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch.compiler import is_compiling
+
+    return is_compiling() or any(map(is_functorch_wrapped_tensor, tensors))
 
 
 def _checked(q: Any, k: Any, v: Any, mask: Any, bias: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array
 from jaxtyping import Float
 
 from .arrays import describe, namespace
@@ -32,10 +32,8 @@ def softmax(x: Float[Any, "*shape"], axis: int = -1) -> Float[Any, "*shape"]:
         return x  # nothing to weigh; the maximum of nothing is an error
     if xp.finfo(x.dtype).bits < 32:
         return xp.astype(softmax(xp.astype(x, xp.float32), axis), x.dtype)
-    largest = float(xp.finfo(x.dtype).max) / 4  # so that differences of huge scores stay finite
-    finite = xp.clip(x, -largest, largest)
-    e = xp.exp(finite - xp.max(finite, axis=axis, keepdims=True))
-    e = xp.where(x == -xp.inf, xp.zeros_like(e), e)
+    x = xp.minimum(x, _largest(x))
+    e = xp.exp(x - _finite(xp.max(x, axis=axis, keepdims=True)))
     total = xp.sum(e, axis=axis, keepdims=True)
     return e / xp.where(total == 0, xp.ones_like(total), total)
 
@@ -107,7 +105,9 @@ class Partial(NamedTuple):
 def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes kv_len d_v"]) -> Partial:
     """The `Partial` of some keys, from each query's scores for them and their values.
 
-    A score of ``-inf`` is forbidden. Raises `TypeError` for mixed libraries or integers.
+    A score of ``-inf`` is forbidden. A NumPy array of scores is overwritten.
+
+    Raises `TypeError` for mixed libraries or integers.
 
     >>> import numpy as np
     >>> summarize(np.array([[0.0, 1.0]]), np.array([[3.0], [5.0]])).maximum
@@ -117,10 +117,13 @@ def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes k
     if scores.shape[-1] == 0:
         empty = xp.zeros_like(scores @ v)
         return Partial(empty[..., :1] - xp.inf, empty[..., :1], empty)
-    largest = float(xp.finfo(scores.dtype).max) / 4  # as in softmax
-    scores = xp.minimum(scores, xp.asarray(largest, dtype=scores.dtype, device=device(scores)))
     maximum = xp.max(scores, axis=-1, keepdims=True)
-    e = xp.exp(scores - _finite(maximum))
+    if xp.any(
+        maximum > _largest(scores)
+    ):  # as in softmax; a pass over all scores, so only where it is needed
+        scores, maximum = (xp.minimum(x, _largest(x)) for x in (scores, maximum))
+    in_place = {"out": scores} if is_numpy_array(scores) else {}  # new memory costs as much as the arithmetic
+    e = xp.exp(xp.subtract(scores, _finite(maximum), **in_place), **in_place)
     return Partial(maximum, xp.sum(e, axis=-1, keepdims=True), e @ v)
 
 
@@ -155,6 +158,13 @@ def average(partial: Partial) -> Any:
     """
     xp = array_namespace(partial.total)
     return partial.weighted / xp.where(partial.total == 0, xp.ones_like(partial.total), partial.total)
+
+
+def _largest(scores: Any) -> Any:
+    """The largest score told from larger ones: so small that no finite score minus it overflows."""
+    xp = array_namespace(scores)
+    info = xp.finfo(scores.dtype)
+    return xp.asarray(float(info.max) * float(info.eps) / 8, dtype=scores.dtype, device=device(scores))
 
 
 def _finite(maximum: Any) -> Any:

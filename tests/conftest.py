@@ -13,6 +13,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from hypothesis import Phase, settings  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 torch.set_num_threads(1)  # one core for each of xdist's workers
 settings.register_profile("suite", max_examples=60, deadline=None, derandomize=True, database=None)
@@ -43,3 +44,22 @@ def normal():
 def unchecked(monkeypatch):
     """Leave shapes to the library's own errors, as they are for a user who has no type checker."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+class Largest(TorchDispatchMode):
+    """Watches torch: the largest number of entries that any operation's result has memory for."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **kwargs or {})
+        for x in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(x, torch.Tensor):
+                self.entries = max(self.entries, x.untyped_storage().nbytes() // x.element_size())
+        return output
+
+
+@pytest.fixture
+def largest():
+    """See `Largest`: `with largest: ...` and then `largest.entries`."""
+    return Largest()

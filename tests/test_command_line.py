@@ -6,8 +6,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from experiments import notebooks
-from experiments.__main__ import main
+from experiments import execution, notebooks
+from experiments.command import main
 from experiments.notebooks import CHAPTERS, EXPERIMENTS
 
 
@@ -22,14 +22,14 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: object) -> None:
         raise AssertionError("a notebook was started")
 
-    monkeypatch.setattr(notebooks, "execute", started)
+    monkeypatch.setattr(execution, "execute", started)
 
 
 @pytest.mark.usefixtures("no_kernel")
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("run nonesuch", "unknown experiment 'nonesuch'; there are scaling_init, scaling_training"),
+        ("run nonesuch", "unknown experiment 'nonesuch'; there are "),
         ("show nonesuch", "unknown experiment 'nonesuch'"),
         ("refresh nonesuch", "unknown notebook nonesuch"),
         ("run scaling_init --profile huge", "no profile 'huge'; there are default, smoke, full"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments import freshness, notebooks
+from experiments import freshness, notebooks, sources
 from experiments.notebooks import CHAPTERS, EXPERIMENTS, RESULTS, ROOT
 
 ALL = CHAPTERS | EXPERIMENTS
@@ -92,7 +92,7 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if (ROOT / folder / "__init__.py").exists():
             shutil.copy(ROOT / folder / "__init__.py", tmp_path / folder)
     shutil.copy(ROOT / "requirements.txt", tmp_path)
-    monkeypatch.setattr(freshness, "ROOT", tmp_path)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
 
 
@@ -133,6 +133,9 @@ def test_code_counts_and_prose_does_not(copied_tree: Path) -> None:
     next(cell for cell in notebook.cells if cell.cell_type == "markdown").source += "\nMore words."
     nbformat.write(notebook, path)
     assert freshness.stale(path) == []
+    assert freshness.stale(copied_tree / "book/ledger.ipynb") == [
+        "text of 02_softmax"
+    ]  # links may be among them
     next(cell for cell in notebook.cells if cell.cell_type == "code").source += "\n1 + 1"
     nbformat.write(notebook, path)
     assert freshness.stale(path) == ["cells"]

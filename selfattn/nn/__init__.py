@@ -5,8 +5,24 @@
 2
 """
 
+from .block import Block, FeedForward, post_norm, pre_norm
 from .cache import KVCache
+from .model import Transformer
 from .multi_head import MultiHeadAttention
-from .positions import Alibi, Positions, RelativeBias, Rotary
+from .positions import Alibi, Learned, Positions, RelativeBias, Rotary, Sinusoidal
 
-__all__ = ["Alibi", "KVCache", "MultiHeadAttention", "Positions", "RelativeBias", "Rotary"]
+__all__ = [
+    "Alibi",
+    "Block",
+    "FeedForward",
+    "KVCache",
+    "Learned",
+    "MultiHeadAttention",
+    "Positions",
+    "RelativeBias",
+    "Rotary",
+    "Sinusoidal",
+    "Transformer",
+    "post_norm",
+    "pre_norm",
+]

@@ -8,11 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..arrays import describe, namespace
-from ..attention import attention, attention_weights, one_head_per_query_head
+from ..attention import attention_weights, one_head_per_query_head
+from ..flash import flash_attention
 from ..heads import merge_heads, split_heads
 from ..masks import Mask
 from . import conversion
 from .cache import KVCache
+from .linear import scaled_linear
 from .positions import Positions
 
 
@@ -67,20 +69,12 @@ class MultiHeadAttention(torch.nn.Module):
         self.d_model, self.num_heads, self.num_kv_heads = d_model, num_heads, num_kv_heads
         self.d_memory, self.dropout, self.positions = d_memory, dropout, positions
         d_k = d_model // num_heads
-        self.query = torch.nn.Linear(d_model, d_model, bias)
-        self.key = torch.nn.Linear(d_memory, num_kv_heads * d_k, bias)
-        self.value = torch.nn.Linear(d_memory, num_kv_heads * d_k, bias)
-        self.output = torch.nn.Linear(d_model, d_model, bias)
+        self.query = scaled_linear(d_model, d_model, bias)
+        self.key = scaled_linear(d_memory, num_kv_heads * d_k, bias)
+        self.value = scaled_linear(d_memory, num_kv_heads * d_k, bias)
+        self.output = scaled_linear(d_model, d_model, bias)
         self.query_norm = torch.nn.Identity() if qk_norm is None else qk_norm(d_k)
         self.key_norm = torch.nn.Identity() if qk_norm is None else qk_norm(d_k)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the four matrices anew and set the added biases to zero; norms and positions stay."""
-        for linear in (self.query, self.key, self.value, self.output):
-            torch.nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-            if linear.bias is not None:
-                torch.nn.init.zeros_(linear.bias)
 
     def forward(
         self,
@@ -107,7 +101,7 @@ class MultiHeadAttention(torch.nn.Module):
             (v,) = one_head_per_query_head(q, v=v)
             heads = weights @ v
         else:
-            heads = attention(q, k, v, **options)
+            heads = flash_attention(q, k, v, **options)
         if cache is not None:
             cache.length += x.shape[-2]
         return self.output(merge_heads(heads))

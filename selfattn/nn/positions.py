@@ -1,4 +1,4 @@
-"""How a layer learns where its tokens stand: modules that turn queries and keys, or bias the scores."""
+"""How a model learns where its tokens stand: turned queries and keys, biased scores, added vectors."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..positions import alibi, relative_buckets, rotary
+from ..arrays import describe
+from ..positions import alibi, relative_buckets, rotary, sinusoidal
 
 
 class Positions(torch.nn.Module):
@@ -83,3 +84,36 @@ class RelativeBias(Positions):
         """See `Positions`."""
         buckets = relative_buckets(q.shape[-2], k.shape[-2], like=q, **self.options)
         return self.table[:, buckets].to(q.dtype)
+
+
+class Learned(torch.nn.Module):
+    """Embeddings plus a learned vector for each of the first `n` positions (Gehring et al. 2017).
+
+    The table ``(n, d_model)`` starts as normal numbers of variance 1, like embeddings. Raises `ValueError`
+    for more tokens than it has positions.
+
+    >>> Learned(64, 8)(torch.ones(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, n: int, d_model: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(n, d_model))
+
+    def forward(self, x: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n d_model"]:
+        """The embeddings of tokens that stand at 0, 1, …, with their positions in them."""
+        if x.shape[-2] > len(self.table):
+            raise ValueError(f"there are {len(self.table)} positions; got {describe(x=x)}")
+        return x + self.table[: x.shape[-2]]
+
+
+class Sinusoidal(torch.nn.Module):
+    """Embeddings plus sines and cosines of the position, fixed (Vaswani et al. 2017): see `sinusoidal`.
+
+    >>> Sinusoidal()(torch.zeros(1, 4))
+    tensor([[0., 1., 0., 1.]])
+    """
+
+    def forward(self, x: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n d_model"]:
+        """The embeddings of tokens that stand at 0, 1, …, with their positions in them."""
+        return x + sinusoidal(*x.shape[-2:], like=x)

@@ -1,0 +1,1 @@
+"""Speed and memory, always beside the peers and in one run: `make bench`."""

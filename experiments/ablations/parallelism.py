@@ -1,0 +1,129 @@
+"""What has to wait for what: chains of dependent matrix products, and the times they take."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import selfattn as sa
+
+D_MODEL, HEADS = 64, 4
+PRODUCTS = {  # what autograd calls matrix products, and how many each stands for, one after the other
+    "MmBackward0": 1,
+    "AddmmBackward0": 1,
+    "BmmBackward0": 1,
+    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # torch's kernel: scores, then the weighted sum
+}
+
+
+def attention(x: Tensor) -> Tensor:
+    """One layer of causal attention over all tokens ``(n, d_model)`` at once."""
+    return sa.nn.MultiHeadAttention(D_MODEL, HEADS)(x, mask=sa.causal)
+
+
+def generation(x: Tensor) -> Tensor:
+    """The same layer when its own outputs are the next tokens: token i + 1 is what token i gathers.
+
+    Keys and values of earlier tokens are kept, as a cache does.
+    """
+    layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
+    token, keys, values, outputs = x[:1], [], [], []
+    for _ in range(len(x)):
+        q, k, v = (sa.split_heads(part(token), HEADS) for part in (layer.query, layer.key, layer.value))
+        keys, values = [*keys, k], [*values, v]
+        token = layer.output(sa.merge_heads(sa.attention(q, torch.cat(keys, -2), torch.cat(values, -2))))
+        outputs.append(token)
+    return torch.cat(outputs)
+
+
+def lstm(x: Tensor) -> Tensor:
+    """A recurrent layer (Hochreiter & Schmidhuber 1997), its input products done for all tokens at once."""
+    cell = torch.nn.LSTMCell(D_MODEL, D_MODEL)
+    given = x @ cell.weight_ih.T + cell.bias_ih + cell.bias_hh
+    hidden = memory = x.new_zeros(1, D_MODEL)
+    outputs = []
+    for now in given.split(1):
+        i, f, g, o = (now + hidden @ cell.weight_hh.T).chunk(4, -1)
+        memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * memory.tanh()
+        outputs.append(hidden)
+    return torch.cat(outputs)
+
+
+def convolution(x: Tensor) -> Tensor:
+    """Causal convolutions of two taps, each reaching twice as far, until the last token sees the first."""
+    reach = 1
+    while reach < len(x):
+        before = torch.nn.functional.pad(x, (0, 0, reach, 0))[: len(x)]
+        x = torch.relu(torch.cat([x, before], -1) @ (torch.randn(2 * D_MODEL, D_MODEL) / D_MODEL**0.5))
+        reach *= 2
+    return x
+
+
+ARMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "attention": attention,
+    "convolution": convolution,
+    "LSTM": lstm,
+    "generation": generation,
+}
+
+
+def longest_chain(output: Tensor) -> int:
+    """How many matrix products lie on the longest path of autograd's graph below `output`.
+
+    Products on one path depend on each other: they can't be computed at the same time.
+
+    >>> w = torch.eye(2, requires_grad=True)
+    >>> longest_chain((w @ w) @ w + w @ w)
+    2
+    """
+    depth: dict[Any, int] = {}
+    due = [output.grad_fn]
+    while due:
+        node = due[-1]
+        below = [child for child, _ in node.next_functions if child is not None]
+        if missing := [child for child in below if child not in depth]:
+            due += missing
+            continue
+        depth[due.pop()] = max((depth[child] for child in below), default=0) + PRODUCTS.get(node.name(), 0)
+    return depth[output.grad_fn]
+
+
+def count(arm: str, lengths: list[int]) -> list[dict[str, Any]]:
+    """The longest chain of one arm at each length: one row a length."""
+    x = torch.ones(max(lengths), D_MODEL, requires_grad=True)
+    return [{"n": n, "chain": longest_chain(ARMS[arm](x[:n]))} for n in lengths]
+
+
+def clock(lengths: list[int], repetitions: int) -> list[dict[str, Any]]:
+    """Time a fast attention layer and torch's own LSTM in turn: one row a length and repetition.
+
+    Processor milliseconds, forward alone and forward with backward. The attention is exact and never holds
+    all n × n weights. Times differ from run to run: no claim rests on them.
+    """
+    layer, recurrent = sa.nn.MultiHeadAttention(D_MODEL, HEADS), torch.nn.LSTM(D_MODEL, D_MODEL)
+
+    def attend(x: Tensor) -> Tensor:
+        q, k, v = (sa.split_heads(part(x), HEADS) for part in (layer.query, layer.key, layer.value))
+        return layer.output(sa.merge_heads(sa.flash_attention(q, k, v, mask=sa.causal)))
+
+    def recur(x: Tensor) -> Tensor:
+        return recurrent(x)[0]
+
+    rows = []
+    for n in lengths:
+        x = torch.randn(n, D_MODEL)
+        for repetition in range(-1, repetitions):  # the first is to warm up
+            row = {"n": n, "repetition": repetition}
+            for name, run in (("attention", attend), ("LSTM", recur)):
+                start = time.process_time()
+                with torch.no_grad():
+                    run(x)
+                middle = time.process_time()
+                run(x).sum().backward()
+                row[f"{name} forward"] = 1e3 * (middle - start)
+                row[f"{name} training"] = 1e3 * (time.process_time() - middle)
+            rows += [row] if repetition >= 0 else []
+    return rows
