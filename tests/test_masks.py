@@ -77,7 +77,8 @@ def test_without_an_example_the_mask_is_a_numpy_array():
 
 def test_the_mask_is_made_where_the_example_lives():
     example = array_api_strict.empty(0, device=array_api_strict.Device("device1"))
-    assert device((sa.causal & sa.padding([1, 2])).dense(2, 2, like=example)) == device(example)
+    for mask in (sa.padding([1, 2]), sa.documents([1, 2]), sa.documents([1, 2, 1])):
+        assert device((sa.causal & mask).dense(2, 2, like=example)) == device(example)
 
 
 class TestAlgebra:
@@ -185,6 +186,19 @@ class TestDocuments:
             dense = sa.documents(packed).dense(4, 5, like=like([0.0]))
             assert_array_equal(dense, packed[..., None, :4, None] == packed[..., None, None, :])
 
+    @pytest.mark.parametrize(
+        ("ids", "exact"),
+        [
+            ([[1, 2, 1], [3, 4, 5]], False),  # as many changes as there are ids, but one comes back
+            ([[1, 1, 2], [1, 2, 2]], True),
+            ([[5], [6], [7]], True),
+        ],
+    )
+    def test_each_sequence_is_packed_in_its_own_way(self, ids, exact):
+        mask, ids = sa.documents(ids), np.array(ids)
+        assert_array_equal(mask.dense(*[ids.shape[1]] * 2), ids[:, None, :, None] == ids[:, None, None, :])
+        assert mask.exact(ids.shape[1]) is exact
+
     def test_keys_behind_the_last_id_belong_to_no_document(self):
         for ids in ([1, 1, 2], [1, 2, 1]):
             assert not sa.documents(ids).dense(3, 5)[:, 3:].any()
@@ -226,11 +240,11 @@ class TestPadding:
     [
         (lambda: sa.sliding_window(-1), ValueError, "left=-1, right=0"),
         (lambda: sa.sliding_window(1, -2), ValueError, "left=1, right=-2"),
-        (lambda: sa.padding([1.0, 2.0]), TypeError, "float64"),
+        (lambda: sa.padding([1.0, 2.0]), TypeError, "^lengths are integers; got float64$"),
         (lambda: sa.padding(True), TypeError, "bool"),
         (lambda: sa.padding([3, -1]), ValueError, "got -1"),
         (lambda: sa.prefix(-1), ValueError, "lengths are 0 or more; got -1"),
-        (lambda: sa.documents([1.0]), TypeError, "ids are integers; got float64"),
+        (lambda: sa.documents([1.0]), TypeError, "^ids are integers; got float64$"),
         (lambda: sa.documents(3), ValueError, "got the number 3"),
         (
             lambda: sa.documents([1, 1, 2]).dense(4, 4),
