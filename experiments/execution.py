@@ -41,6 +41,12 @@ class Kernel(AsyncKernelManager):
 
     start_kernel = _async_start_kernel
 
+    async def _async_interrupt_kernel(self) -> None:
+        if not self.shutting_down:  # an idle kernel that is about to end would complain of it on stderr
+            await super()._async_interrupt_kernel()
+
+    interrupt_kernel = _async_interrupt_kernel
+
 
 def stop() -> None:
     """End every kernel that is running; the threads that execute their notebooks then raise and end too."""

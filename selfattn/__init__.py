@@ -19,7 +19,8 @@ from .backward import AttentionGradients, attention_backward
 from .flash import flash_attention
 from .heads import merge_heads, multi_head_attention, split_heads
 from .linear import LinearState, elu_plus_one, linear_attention, linear_attention_step
-from .masks import Mask, causal, documents, padding, prefix, sliding_window
+from .mask import Mask
+from .masks import causal, documents, padding, prefix, sliding_window
 from .positions import alibi, relative_buckets, rotary, sinusoidal
 from .scores import additive, bilinear, cosine, dot_product, scaled_dot_product
 from .softmax import softmax, softmax_backward, softmax_jacobian

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 
 from .arrays import broadcasts, describe, is_array, namespace
-from .masks import Mask
+from .mask import Mask
 from .scores import scaled_dot_product
 from .softmax import softmax
 

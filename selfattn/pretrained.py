@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 
 from .attention import attention_weights
 from .heads import multi_head_attention, split_heads
-from .masks import Mask, padding
+from .mask import Mask
+from .masks import padding
 
 _SHA256 = {  # of the published files
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 
-from .masks import Mask
+from .mask import Mask
 
 QUERIES = 64  # in a block of a band, and the fewest in a tile
 SPAN = 2**16  # keys that the blocks of a band may see, each counted once for every block that sees it

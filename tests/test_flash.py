@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.functional import scaled_dot_product_attention
 
 import selfattn as sa
-from selfattn import flash, tiles
+from selfattn import flash, kernels, tiles
 
 LENGTHS = st.integers(0, 14)
 
@@ -20,9 +20,10 @@ def small_tiles():
     """Tiles so small that a dozen queries make several of every shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles, "QUERIES", 2)
-        patch.setattr(flash, "QUERIES", 2)
         patch.setattr(tiles, "SPAN", 16)
-        patch.setattr(flash, "SCORES", 24)
+        for module in (flash, kernels):
+            patch.setattr(module, "QUERIES", 2)
+            patch.setattr(module, "SCORES", 24)
         yield
 
 
@@ -30,9 +31,10 @@ def small_tiles():
 def tiles_as_they_are(monkeypatch):
     """Undo `small_tiles`."""
     monkeypatch.setattr(tiles, "QUERIES", 64)
-    monkeypatch.setattr(flash, "QUERIES", 64)
     monkeypatch.setattr(tiles, "SPAN", 2**16)
-    monkeypatch.setattr(flash, "SCORES", 2**19)
+    for module in (flash, kernels):
+        monkeypatch.setattr(module, "QUERIES", 64)
+        monkeypatch.setattr(module, "SCORES", 2**19)
 
 
 def rules(batch):
