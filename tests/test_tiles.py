@@ -50,11 +50,10 @@ class TestTiles:
 
     def test_each_sequence_of_a_batch_has_tiles_of_its_own(self):
         mask = sa.causal & sa.padding([[70], [300]]) & sa.documents(np.arange(300) // 130)
-        lo, hi = (np.broadcast_to(bound, (2, 1, 300)) for bound in mask.interval(300, 300)[0:2])
-        plan = list(tiles(lo[:, None], hi[:, None], shapes=True))
-        assert {tile.leading[0] for tile in plan} == {slice(0, 1), slice(1, 2)}
-        assert {tile.leading[1:] for tile in plan} == {(slice(None), slice(None))}
-        assert_array_equal(held(plan, (2, 1, 1, 300, 300)), mask.dense(300, 300).reshape(2, 1, 1, 300, 300))
+        plan = list(tiles(*mask.interval(300, 300), shapes=True))
+        assert [tile.leading[0] for tile in plan] == [slice(0, 1)] * 2 + [slice(1, 2)] * 3
+        assert all(tile.leading[1:] == (slice(None), slice(None)) for tile in plan)
+        assert_array_equal(held(plan, (2, 1, 1, 300, 300)), mask.dense(300, 300))
 
     @pytest.mark.parametrize(
         ("mask", "expected"),
@@ -92,7 +91,7 @@ class TestTiles:
         ("mask", "heights"),
         [
             (sa.sliding_window(127), [64] * 15 + [40]),
-            (sa.sliding_window(799, 799), [108, 121, 123, 123, 123, 123, 123, 120, 36]),
+            (sa.sliding_window(799, 799), [107, 121, *[125] * 5, 118, 29]),
             (sa.Mask(), [125] * 8),
         ],
         ids=["a narrow window", "a wide one", "all"],
