@@ -87,17 +87,26 @@ class TestTiles:
         assert max(tile.blocks * tile.width for tile in bands) <= module.SPAN
         assert bands[0].blocks == module.SPAN // bands[0].width
 
+    def test_a_band_too_wide_for_two_blocks_has_one(self, monkeypatch):
+        monkeypatch.setattr(module, "SPAN", 200)
+        assert {tile.blocks for tile in tiles(*sa.sliding_window(127).interval(1000, 1000), True)} == {1}
+
+    @pytest.mark.parametrize("shapes", [True, False])
+    def test_without_keys_there_is_no_tile(self, shapes):
+        assert not list(tiles(*sa.Mask().interval(100, 0), shapes))
+
     @pytest.mark.parametrize(
         ("mask", "heights"),
         [
             (sa.sliding_window(127), [64] * 15 + [40]),
-            (sa.sliding_window(799, 799), [107, 121, *[125] * 5, 118, 29]),
-            (sa.Mask(), [125] * 8),
+            (sa.sliding_window(799, 799), [107, 121, 136, 153, 172, 194, 117]),
+            (sa.padding(800), [100] * 10),
+            (sa.Mask(), [256] * 3 + [232]),
         ],
-        ids=["a narrow window", "a wide one", "all"],
+        ids=["a narrow window", "a wide one", "padding", "all"],
     )
-    def test_without_shapes_a_tile_is_an_eighth_of_its_width_high(self, mask, heights):
-        plan = tiles(*mask.interval(1000, 1000), shapes=False)
+    def test_without_shapes_a_tile_is_an_eighth_of_its_width_high_within_limits(self, mask, heights):
+        plan = tiles(*mask.interval(1000, 3000), shapes=False)
         assert [tile.queries.stop - tile.queries.start for tile in plan] == heights
 
     def test_where_all_see_all_nothing_is_asked(self):
@@ -130,13 +139,13 @@ class TestVisible:
         assert_array_equal([lo, hi], [[0] * 3, [3] * 3])
         assert_array_equal(ask(slice(1, 3), slice(2, 4)), [[True, False]] * 2)
 
-    def test_rules(self):
-        like = np.ones(1)
+    @pytest.mark.parametrize("like", [np.ones(1), torch.ones(1)], ids=["numpy", "torch"])
+    def test_rules(self, like):
         assert_array_equal(visible(None, 2, 3, like)[:2], [[0, 0], [3, 3]])
         assert visible(None, 2, 3, like)[2] is None
         assert visible(sa.causal & sa.padding([1, 2]), 2, 3, like)[2] is None
         lo, hi, ask = visible(sa.padding([[[1]], [[2]]]) & ~sa.sliding_window(0), 2, 3, like)
         assert_array_equal([lo, hi], [[0, 0], [2, 2]])
-        assert_array_equal(
-            ask(slice(0, 2), slice(0, 2)).reshape(2, 2, 2), [[[0, 0], [1, 0]], [[0, 1], [1, 0]]]
-        )
+        allowed = ask(slice(0, 2), slice(0, 2))
+        assert type(allowed) is type(like)
+        assert_array_equal(allowed.reshape(2, 2, 2), [[[0, 0], [1, 0]], [[0, 1], [1, 0]]])
