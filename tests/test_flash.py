@@ -153,6 +153,14 @@ class TestSameAsAttention:
             expected = sa.attention(*arrays, mask=mask)
             assert_allclose(sa.flash_attention(*arrays, mask=mask), expected, atol=1e-12)
 
+    @pytest.mark.parametrize("axes", [(), (3,), (2, 3)], ids=["neither", "heads", "batch and heads"])
+    def test_every_head_of_every_sequence_has_a_bias_and_a_mask(self, like, normal, axes):
+        q, k, v = (like(normal(2, 3, 9, 4)[(0,) * (2 - len(axes))]) for _ in range(3))
+        bias, mask = like(normal(*axes, 9, 9)), like(normal(*axes, 9, 9) > 0, "bool")
+        for options in ({"bias": bias}, {"mask": mask}, {"bias": bias, "mask": mask}):
+            expected = sa.attention(q, k, v, **options)
+            assert_allclose(sa.flash_attention(q, k, v, **options), expected, atol=1e-12)
+
     @pytest.mark.parametrize(
         ("make", "epsilon"),
         [
@@ -272,6 +280,19 @@ class TestWhatIsNeverComputed:
         sa.flash_attention(*(torch.tensor(normal(2, 4, 60, 4)) for _ in range(3)), mask=mask)
         assert [call[0] for call in calls] == causal
         assert any(call[1] for call in calls) is mask_is_made
+
+    @pytest.mark.parametrize(("d_k", "d_v"), [(3, 5), (5, 3)])
+    def test_torchs_kernel_gets_a_single_width(self, normal, monkeypatch, d_k, d_v):
+        widths = set()
+
+        def spy(*arrays, **options):
+            widths.update(x.shape[-1] for x in arrays)
+            return scaled_dot_product_attention(*arrays, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+        q, k, v = (torch.tensor(normal(2, 9, d)) for d in (d_k, d_k, d_v))
+        sa.flash_attention(q, k, v, mask=sa.sliding_window(3))
+        assert widths == {5}
 
 
 class TestTracing:
