@@ -1,6 +1,7 @@
 import operator
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -184,6 +185,16 @@ class TestSameAsAttention:
             q, k, v, mask=sa.causal, **options | ({"softcap": 5.0} if "softcap" in options else {})
         )
         assert_allclose(torch.as_tensor(output).double(), exact, atol=4 * epsilon)
+
+    @pytest.mark.parametrize("mask", [None, sa.sliding_window(3), sa.documents(np.arange(9) % 2)])
+    def test_the_output_is_made_where_the_queries_are(self, normal, mask):
+        elsewhere = array_api_strict.Device("device1")
+        q, k, v = (array_api_strict.asarray(normal(9, 4), device=elsewhere) for _ in range(3))
+        output = sa.flash_attention(q, k, v, mask=mask)
+        assert output.device == elsewhere
+        host = array_api_strict.Device("CPU_DEVICE")
+        expected = sa.attention(q, k, v, mask=mask)
+        assert_allclose(output.to_device(host), expected.to_device(host), atol=1e-12)
 
     @pytest.mark.parametrize(("q_len", "kv_len"), [(0, 0), (0, 3), (3, 0)])
     def test_no_queries_or_no_keys(self, like, q_len, kv_len):
