@@ -385,6 +385,13 @@ class TestMemory:
         assert largest.entries <= 2048**2 / 3
         assert kept <= 10 * 3 * q.numel()
 
+    def test_a_gradient_that_nobody_asked_for_takes_no_memory(self, normal, largest):
+        q = torch.tensor(normal(1024, 8), requires_grad=True)
+        bias = torch.zeros(1, 1, dtype=q.dtype).expand(1024, 1024)  # a single number in memory
+        with largest:
+            sa.flash_attention(q, q, q, mask=sa.causal, bias=bias).sum().backward()
+        assert largest.entries <= 1024**2 / 3
+
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
