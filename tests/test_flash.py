@@ -154,6 +154,14 @@ class TestSameAsAttention:
             expected = sa.attention(*arrays, mask=mask)
             assert_allclose(sa.flash_attention(*arrays, mask=mask), expected, atol=1e-12)
 
+    @pytest.mark.parametrize("many", range(3))
+    def test_one_of_the_three_may_be_a_batch_for_the_others(self, like, normal, many):
+        q, k, v = (like(normal(3 if i == many else 1, 2, 9, 4)) for i in range(3))
+        masks = [None] if many == 2 else [sa.padding([4, 9, 0]), like(normal(3, 1, 9, 9) > 0, "bool")]
+        for mask in masks:
+            expected = sa.attention(q, k, v, mask=mask)
+            assert_allclose(sa.flash_attention(q, k, v, mask=mask), expected, atol=1e-12)
+
     @pytest.mark.parametrize("axes", [(), (3,), (2, 3)], ids=["neither", "heads", "batch and heads"])
     def test_every_head_of_every_sequence_has_a_bias_and_a_mask(self, like, normal, axes):
         q, k, v = (like(normal(2, 3, 9, 4)[(0,) * (2 - len(axes))]) for _ in range(3))
@@ -418,7 +426,7 @@ class TestMemory:
     ],
 )
 def test_what_attention_refuses_is_refused_in_its_words(shapes, options):
-    arrays = [np.ones(shape) for shape in shapes]
+    arrays = [np.ones(shape, np.float32) for shape in shapes]
     with pytest.raises((TypeError, ValueError)) as theirs:
         sa.attention(*arrays, **options)
     with pytest.raises(theirs.type) as ours:
