@@ -207,7 +207,8 @@ class TestSameAsAttention:
     @pytest.mark.parametrize(("q_len", "kv_len"), [(0, 0), (0, 3), (3, 0)])
     def test_no_queries_or_no_keys(self, like, q_len, kv_len):
         q, k, v = like(np.ones((2, q_len, 4))), like(np.ones((2, kv_len, 4))), like(np.ones((2, kv_len, 5)))
-        for mask in (None, sa.causal, sa.padding(2), like(np.ones((q_len, kv_len)), "bool")):
+        ids = sa.documents(np.zeros(q_len, int))  # as many as there are queries, none too
+        for mask in (None, sa.causal, sa.padding(2), ids, like(np.ones((q_len, kv_len)), "bool")):
             assert_array_equal(sa.flash_attention(q, k, v, mask=mask), np.zeros((2, q_len, 5)))
 
     def test_the_lowest_number_as_a_bias_is_not_forbidden(self, like, normal):
@@ -270,6 +271,13 @@ class TestWhatIsNeverComputed:
         i, j = (np.concatenate([x.reshape(-1) for x in of]) for of in zip(*asked, strict=True))
         assert ((i - 6 <= j) & (j <= i + 1)).all()  # a tile has two queries
         assert len(i) <= 60 * 7
+
+    @pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
+    def test_a_rule_may_speak_its_arrays_language(self, normal, library):
+        q, k, v = (library.asarray(x) for x in normal(3, 9, 4))
+        near = sa.Mask(lambda i, j: library.where(i > j, i - j, j - i) < 3)
+        expected = sa.attention(q, k, v, mask=near)
+        assert_allclose(sa.flash_attention(q, k, v, mask=near), expected, atol=1e-12)
 
     def test_exact_rules_are_not_asked(self, normal, monkeypatch):
         monkeypatch.setattr(sa.Mask, "block", None)
