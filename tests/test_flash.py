@@ -336,10 +336,18 @@ class TestTracing:
         for found, gradient in zip(torch.func.vmap(one)(q, k, v), expected, strict=True):
             assert_allclose(found.detach(), gradient, atol=1e-12)
 
-    def test_vmap_over_the_mask_alone(self, normal):
-        q, masks = torch.tensor(normal(60, 4)), torch.tensor(normal(3, 60, 60)) > 0
-        output = torch.func.vmap(lambda mask: sa.flash_attention(q, q, q, mask=mask))(masks)
-        assert_allclose(output, sa.attention(q.expand(3, 60, 4), q, q, mask=masks), atol=1e-12)
+    @pytest.mark.parametrize("name", ["q", "k", "v", "mask", "bias"])
+    def test_vmap_over_one_argument_alone(self, normal, name):
+        given = {x: torch.tensor(normal(60, 4)) for x in "qkv"} | {"bias": torch.tensor(normal(60, 60))}
+        given["mask"] = torch.tensor(normal(60, 60)) > 0
+        many = torch.tensor(normal(3, *given[name].shape))
+        many = many > 0 if name == "mask" else many
+
+        def attend(function):
+            return lambda one: function(**given | {name: one}, scale=0.3, softcap=2.0)
+
+        expected = torch.stack([attend(sa.attention)(one) for one in many])
+        assert_allclose(torch.func.vmap(attend(sa.flash_attention))(many), expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("tiles_as_they_are")
