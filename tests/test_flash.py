@@ -321,6 +321,11 @@ class TestWhatIsNeverComputed:
         sa.flash_attention(q, k, v, mask=sa.sliding_window(3))
         assert widths == {5}
 
+    def test_numpy_arrays_never_meet_torch(self, normal, monkeypatch):
+        monkeypatch.setattr(flash, "recomputing", None)
+        for mask in (sa.causal, sa.sliding_window(3)):
+            assert sa.flash_attention(*normal(3, 60, 4), mask=mask).shape == (60, 4)
+
 
 class TestTracing:
     @pytest.mark.parametrize("mask", [None, sa.causal, sa.sliding_window(5), np.tri(60, dtype=bool)])
