@@ -1,6 +1,7 @@
 import operator
 import tracemalloc
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
@@ -153,6 +154,22 @@ class TestSameAsAttention:
             expected = sa.attention(*arrays, mask=mask)
             assert_allclose(sa.flash_attention(*arrays, mask=mask), expected, atol=1e-12)
 
+    @pytest.mark.parametrize("many", range(3))
+    def test_one_of_the_three_may_be_a_batch_for_the_others(self, like, normal, many):
+        q, k, v = (like(normal(3 if i == many else 1, 2, 9, 4)) for i in range(3))
+        masks = [None] if many == 2 else [sa.padding([4, 9, 0]), like(normal(3, 1, 9, 9) > 0, "bool")]
+        for mask in masks:
+            expected = sa.attention(q, k, v, mask=mask)
+            assert_allclose(sa.flash_attention(q, k, v, mask=mask), expected, atol=1e-12)
+
+    @pytest.mark.parametrize("axes", [(), (3,), (2, 3)], ids=["neither", "heads", "batch and heads"])
+    def test_every_head_of_every_sequence_has_a_bias_and_a_mask(self, like, normal, axes):
+        q, k, v = (like(normal(2, 3, 9, 4)[(0,) * (2 - len(axes))]) for _ in range(3))
+        bias, mask = like(normal(*axes, 9, 9)), like(normal(*axes, 9, 9) > 0, "bool")
+        for options in ({"bias": bias}, {"mask": mask}, {"bias": bias, "mask": mask}):
+            expected = sa.attention(q, k, v, **options)
+            assert_allclose(sa.flash_attention(q, k, v, **options), expected, atol=1e-12)
+
     @pytest.mark.parametrize(
         ("make", "epsilon"),
         [
@@ -177,10 +194,21 @@ class TestSameAsAttention:
         )
         assert_allclose(torch.as_tensor(output).double(), exact, atol=4 * epsilon)
 
+    @pytest.mark.parametrize("mask", [None, sa.sliding_window(3), sa.documents(np.arange(9) % 2)])
+    def test_the_output_is_made_where_the_queries_are(self, normal, mask):
+        elsewhere = array_api_strict.Device("device1")
+        q, k, v = (array_api_strict.asarray(normal(9, 4), device=elsewhere) for _ in range(3))
+        output = sa.flash_attention(q, k, v, mask=mask)
+        assert output.device == elsewhere
+        host = array_api_strict.Device("CPU_DEVICE")
+        expected = sa.attention(q, k, v, mask=mask)
+        assert_allclose(output.to_device(host), expected.to_device(host), atol=1e-12)
+
     @pytest.mark.parametrize(("q_len", "kv_len"), [(0, 0), (0, 3), (3, 0)])
     def test_no_queries_or_no_keys(self, like, q_len, kv_len):
         q, k, v = like(np.ones((2, q_len, 4))), like(np.ones((2, kv_len, 4))), like(np.ones((2, kv_len, 5)))
-        for mask in (None, sa.causal, sa.padding(2), like(np.ones((q_len, kv_len)), "bool")):
+        ids = sa.documents(np.zeros(q_len, int))  # as many as there are queries, none too
+        for mask in (None, sa.causal, sa.padding(2), ids, like(np.ones((q_len, kv_len)), "bool")):
             assert_array_equal(sa.flash_attention(q, k, v, mask=mask), np.zeros((2, q_len, 5)))
 
     def test_the_lowest_number_as_a_bias_is_not_forbidden(self, like, normal):
@@ -244,6 +272,13 @@ class TestWhatIsNeverComputed:
         assert ((i - 6 <= j) & (j <= i + 1)).all()  # a tile has two queries
         assert len(i) <= 60 * 7
 
+    @pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
+    def test_a_rule_may_speak_its_arrays_language(self, normal, library):
+        q, k, v = (library.asarray(x) for x in normal(3, 9, 4))
+        near = sa.Mask(lambda i, j: library.where(i > j, i - j, j - i) < 3)
+        expected = sa.attention(q, k, v, mask=near)
+        assert_allclose(sa.flash_attention(q, k, v, mask=near), expected, atol=1e-12)
+
     def test_exact_rules_are_not_asked(self, normal, monkeypatch):
         monkeypatch.setattr(sa.Mask, "block", None)
         mask = (sa.causal | sa.prefix(3)) & sa.padding(30) & sa.documents(np.arange(60) // 20)
@@ -273,6 +308,24 @@ class TestWhatIsNeverComputed:
         assert [call[0] for call in calls] == causal
         assert any(call[1] for call in calls) is mask_is_made
 
+    @pytest.mark.parametrize(("d_k", "d_v"), [(3, 5), (5, 3)])
+    def test_torchs_kernel_gets_a_single_width(self, normal, monkeypatch, d_k, d_v):
+        widths = set()
+
+        def spy(*arrays, **options):
+            widths.update(x.shape[-1] for x in arrays)
+            return scaled_dot_product_attention(*arrays, **options)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+        q, k, v = (torch.tensor(normal(2, 9, d)) for d in (d_k, d_k, d_v))
+        sa.flash_attention(q, k, v, mask=sa.sliding_window(3))
+        assert widths == {5}
+
+    def test_numpy_arrays_never_meet_torch(self, normal, monkeypatch):
+        monkeypatch.setattr(flash, "recomputing", None)
+        for mask in (sa.causal, sa.sliding_window(3)):
+            assert sa.flash_attention(*normal(3, 60, 4), mask=mask).shape == (60, 4)
+
 
 class TestTracing:
     @pytest.mark.parametrize("mask", [None, sa.causal, sa.sliding_window(5), np.tri(60, dtype=bool)])
@@ -288,10 +341,18 @@ class TestTracing:
         for found, gradient in zip(torch.func.vmap(one)(q, k, v), expected, strict=True):
             assert_allclose(found.detach(), gradient, atol=1e-12)
 
-    def test_vmap_over_the_mask_alone(self, normal):
-        q, masks = torch.tensor(normal(60, 4)), torch.tensor(normal(3, 60, 60)) > 0
-        output = torch.func.vmap(lambda mask: sa.flash_attention(q, q, q, mask=mask))(masks)
-        assert_allclose(output, sa.attention(q.expand(3, 60, 4), q, q, mask=masks), atol=1e-12)
+    @pytest.mark.parametrize("name", ["q", "k", "v", "mask", "bias"])
+    def test_vmap_over_one_argument_alone(self, normal, name):
+        given = {x: torch.tensor(normal(60, 4)) for x in "qkv"} | {"bias": torch.tensor(normal(60, 60))}
+        given["mask"] = torch.tensor(normal(60, 60)) > 0
+        many = torch.tensor(normal(3, *given[name].shape))
+        many = many > 0 if name == "mask" else many
+
+        def attend(function):
+            return lambda one: function(**given | {name: one}, scale=0.3, softcap=2.0)
+
+        expected = torch.stack([attend(sa.attention)(one) for one in many])
+        assert_allclose(torch.func.vmap(attend(sa.flash_attention))(many), expected, atol=1e-12)
 
 
 @pytest.mark.usefixtures("tiles_as_they_are")
@@ -353,6 +414,13 @@ class TestMemory:
         assert largest.entries <= 2048**2 / 3
         assert kept <= 10 * 3 * q.numel()
 
+    def test_a_gradient_that_nobody_asked_for_takes_no_memory(self, normal, largest):
+        q = torch.tensor(normal(1024, 8), requires_grad=True)
+        bias = torch.zeros(1, 1, dtype=q.dtype).expand(1024, 1024)  # a single number in memory
+        with largest:
+            sa.flash_attention(q, q, q, mask=sa.causal, bias=bias).sum().backward()
+        assert largest.entries <= 1024**2 / 3
+
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
@@ -379,7 +447,7 @@ class TestMemory:
     ],
 )
 def test_what_attention_refuses_is_refused_in_its_words(shapes, options):
-    arrays = [np.ones(shape) for shape in shapes]
+    arrays = [np.ones(shape, np.float32) for shape in shapes]
     with pytest.raises((TypeError, ValueError)) as theirs:
         sa.attention(*arrays, **options)
     with pytest.raises(theirs.type) as ours:

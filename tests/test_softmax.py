@@ -1,5 +1,6 @@
 import functools
 import re
+import tracemalloc
 from functools import partial
 
 import array_api_strict
@@ -65,6 +66,7 @@ def test_a_forbidden_score_is_as_good_as_an_absent_one(x):
         ([np.inf, 0.0, np.inf], [0.5, 0, 0.5]),
         ([1e308, 0.0, -1e308], [1, 0, 0]),
         ([-1e308, -1e308], [0.5, 0.5]),
+        ([np.finfo(float).max, -np.finfo(float).max], [1, 0]),  # their difference is no number
         ([1000.0, 1000.0 + np.log(3)], [0.25, 0.75]),
         ([-1000.0, -1000.0 + np.log(3)], [0.25, 0.75]),
         ([7.0], [1]),
@@ -213,6 +215,14 @@ class TestPartial:
         parts = (scores[..., :cut], values[:, :cut]), (scores[..., cut:], values[:, cut:])
         a, b = (summarize(*map(like, part)) for part in parts)
         assert_allclose(average(merge(a, b)), scipy.special.softmax(scores, -1) @ values, atol=1e-12)
+
+    def test_numpys_scores_are_overwritten_and_not_copied(self):
+        scores, values = np.zeros((64, 4096)), np.ones((4096, 2))
+        tracemalloc.start()
+        summarize(scores, values)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < scores.nbytes / 4
 
     def test_parts_of_two_libraries_do_not_merge(self):
         a, b = summarize(np.ones((2, 1)), np.ones((1, 2))), summarize(torch.ones(2, 1), torch.ones(1, 2))

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+import selfattn as sa
+from selfattn import tiles as module
+from selfattn.tiles import Tile, tiles, visible
+
+
+def held(plan, shape):
+    """How often each pair of query and key is in the tiles: ``(*leading, q_len, kv_len)``."""
+    counts = np.zeros(shape, int)
+    for tile in plan:
+        rows = (tile.queries.stop - tile.queries.start) // tile.blocks
+        allowed = np.ones((rows, tile.width), bool) if tile.allowed() is None else tile.allowed()
+        if tile.causal:
+            allowed = np.tri(rows, tile.width, tile.width - rows, bool)
+        for block in range(tile.blocks):
+            query, key = tile.queries.start + block * rows, tile.keys.start + block * rows
+            counts[(*tile.leading, slice(query, query + rows), slice(key, key + tile.width))] += allowed
+    return counts
+
+
+@st.composite
+def intervals(draw):
+    """Bounds of runs of queries that see the same, a growing or a moving interval, or anything."""
+    kv_len, runs = 40, []
+    for _ in range(draw(st.integers(0, 4))):
+        n, start = draw(st.integers(1, 9)), draw(st.integers(0, kv_len))
+        stop, steps = draw(st.integers(start, kv_len)), np.arange(n)[:, None]
+        step = draw(st.sampled_from([(0, 0), (0, 1), (1, 1), (2, 1), (1, 0), (0, 2)]))
+        runs.append(np.clip((start, stop) + steps * step, 0, kv_len))
+    lo, hi = np.concatenate([np.zeros((0, 2), int), *runs]).T
+    return np.where(lo < hi, lo, kv_len), np.where(lo < hi, hi, 0), kv_len
+
+
+class TestTiles:
+    @given(intervals(), st.booleans(), st.integers(1, 4), st.sampled_from([1, 16, 64]))
+    def test_every_pair_is_in_one_tile(self, bounds, shapes, queries, span):
+        lo, hi, kv_len = bounds
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "QUERIES", queries)
+            patch.setattr(module, "SPAN", span)
+            counts = held(tiles(lo, hi, shapes), (len(lo), kv_len))
+        j = np.arange(kv_len)
+        assert_array_equal(counts, (lo[:, None] <= j) & (j < hi[:, None]))
+
+    def test_each_sequence_of_a_batch_has_tiles_of_its_own(self):
+        mask = sa.causal & sa.padding([[70], [300]]) & sa.documents(np.arange(300) // 130)
+        plan = list(tiles(*mask.interval(300, 300), shapes=True))
+        assert [tile.leading[0] for tile in plan] == [slice(0, 1)] * 2 + [slice(1, 2)] * 3
+        assert all(tile.leading[1:] == (slice(None), slice(None)) for tile in plan)
+        assert_array_equal(held(plan, (2, 1, 1, 300, 300)), mask.dense(300, 300))
+
+    @pytest.mark.parametrize(
+        ("mask", "expected"),
+        [
+            (sa.Mask(), [(0, 1000, 0, 1000, 1, False)]),
+            (sa.causal, [(0, 1000, 0, 1000, 1, True)]),
+            (sa.padding(300), [(0, 1000, 0, 300, 1, False)]),
+            (sa.padding(0), []),
+            (
+                sa.causal & sa.documents(np.arange(1000) // 500),
+                [(0, 500, 0, 500, 1, True), (500, 1000, 500, 1000, 1, True)],
+            ),
+            (
+                sa.sliding_window(127),
+                [(0, 128, 0, 128, 1, True), (128, 960, 1, 960, 13, False), (960, 1000, 833, 1000, 1, False)],
+            ),
+        ],
+        ids=["all", "causal", "padding", "nothing", "documents", "window"],
+    )
+    def test_long_stretches_are_single_tiles(self, mask, expected):
+        plan = tiles(*mask.interval(1000, 1000), shapes=True)
+        seen = [
+            (t.queries.start, t.queries.stop, t.keys.start, t.keys.stop, t.blocks, t.causal) for t in plan
+        ]
+        assert seen == expected
+
+    def test_a_band_is_cut_where_its_blocks_see_too_many_keys(self):
+        bands = [
+            tile for tile in tiles(*sa.sliding_window(4095).interval(10_000, 10_000), True) if tile.blocks > 1
+        ]
+        assert max(tile.blocks * tile.width for tile in bands) <= module.SPAN
+        assert bands[0].blocks == module.SPAN // bands[0].width
+
+    def test_a_band_too_wide_for_two_blocks_has_one(self, monkeypatch):
+        monkeypatch.setattr(module, "SPAN", 200)
+        assert {tile.blocks for tile in tiles(*sa.sliding_window(127).interval(1000, 1000), True)} == {1}
+
+    @pytest.mark.parametrize("shapes", [True, False])
+    def test_without_keys_there_is_no_tile(self, shapes):
+        assert not list(tiles(*sa.Mask().interval(100, 0), shapes))
+
+    @pytest.mark.parametrize(
+        ("mask", "heights"),
+        [
+            (sa.sliding_window(127), [64] * 15 + [40]),
+            (sa.sliding_window(799, 799), [107, 121, 136, 153, 172, 194, 117]),
+            (sa.padding(800), [100] * 10),
+            (sa.Mask(), [256] * 3 + [232]),
+        ],
+        ids=["a narrow window", "a wide one", "padding", "all"],
+    )
+    def test_without_shapes_a_tile_is_an_eighth_of_its_width_high_within_limits(self, mask, heights):
+        plan = tiles(*mask.interval(1000, 3000), shapes=False)
+        assert [tile.queries.stop - tile.queries.start for tile in plan] == heights
+
+    def test_where_all_see_all_nothing_is_asked(self):
+        assert [tile.allowed() for tile in tiles(*sa.padding(30).interval(200, 90), shapes=False)] == [
+            None
+        ] * 4
+
+
+def test_a_tile_is_found_in_arrays_that_broadcast():
+    tile = Tile((slice(2, 3), slice(None)), slice(4, 8), slice(1, 9), 1, False, None)
+    array = np.arange(5 * 2 * 8 * 9).reshape(5, 2, 8, 9)
+    assert_array_equal(array[tile.index(array, tile.queries, tile.keys)], array[2:3, :, 4:8, 1:9])
+    one = array[:1, :, :1]
+    assert_array_equal(one[tile.index(one, tile.queries, tile.keys)], one[..., 1:9])
+    assert_array_equal(array[0, 0][tile.index(array[0, 0], tile.queries, tile.keys)], array[0, 0, 4:8, 1:9])
+
+
+class TestVisible:
+    @pytest.mark.parametrize("library", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+    def test_the_intervals_of_a_dense_mask_are_the_hulls_of_its_blocks(self, library):
+        dense = np.zeros((2, 150, 9), bool)
+        dense[0, 3, 4] = dense[1, 60, 6] = dense[1, 149, 0] = True
+        lo, hi, ask = visible(library(dense), 150, 9, library(np.ones(1)))
+        assert_array_equal(lo, [4] * 64 + [9] * 64 + [0] * 22)
+        assert_array_equal(hi, [7] * 64 + [0] * 64 + [1] * 22)
+        assert_array_equal(ask(slice(2, 61), slice(3, 9)), dense[:, 2:61, 3:9])
+
+    def test_a_mask_that_broadcasts(self):
+        lo, hi, ask = visible(np.array([[True, False, True, False]]), 3, 4, np.ones(1))
+        assert_array_equal([lo, hi], [[0] * 3, [3] * 3])
+        assert_array_equal(ask(slice(1, 3), slice(2, 4)), [[True, False]] * 2)
+
+    @pytest.mark.parametrize("like", [np.ones(1), torch.ones(1)], ids=["numpy", "torch"])
+    def test_rules(self, like):
+        assert_array_equal(visible(None, 2, 3, like)[:2], [[0, 0], [3, 3]])
+        assert visible(None, 2, 3, like)[2] is None
+        assert visible(sa.causal & sa.padding([1, 2]), 2, 3, like)[2] is None
+        lo, hi, ask = visible(sa.padding([[[1]], [[2]]]) & ~sa.sliding_window(0), 2, 3, like)
+        assert_array_equal([lo, hi], [[0, 0], [2, 2]])
+        allowed = ask(slice(0, 2), slice(0, 2))
+        assert type(allowed) is type(like)
+        assert_array_equal(allowed.reshape(2, 2, 2), [[[0, 0], [1, 0]], [[0, 1], [1, 0]]])
