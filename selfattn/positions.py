@@ -46,8 +46,9 @@ def rotary(
               \qquad \theta_i = \mathrm{base}^{-2i/r}
 
     (Su et al. 2024, section 3.2.2.) The dot product of two turned vectors depends on their positions only
-    through the difference. Pair i holds the features i and i + r/2 (GPT-NeoX, LLaMA), or 2i and 2i + 1
-    when `interleaved` (the paper, GPT-J). r is `rotary_dim`, by default the width; features from r on stay.
+    through the difference. Pair i holds the features i and i + r/2 (GPT-NeoX, Hugging Face's LLaMA), or 2i
+    and 2i + 1 when `interleaved` (the paper, GPT-J, Meta's LLaMA). r is `rotary_dim`, by default the width;
+    features from r on stay.
 
     Shapes: `x` ``(..., n, d)``, and so the result; `positions` ``(n,)``, or whatever broadcasts to
     ``(..., n)``: an array of integers or real numbers, negative ones too. Angles are taken in float64,
