@@ -87,10 +87,7 @@ def test_claim_ids_are_unique() -> None:
 def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what notebooks depend on, in which a test may change files."""
     for folder in ("book", "experiments", "selfattn"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "_*"))
-        (tmp_path / folder / "__init__.py").unlink(missing_ok=True)
-        if (ROOT / folder / "__init__.py").exists():
-            shutil.copy(ROOT / folder / "__init__.py", tmp_path / folder)
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.txt", tmp_path)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
