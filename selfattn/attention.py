@@ -51,8 +51,9 @@ def attention_weights(
         scores = softcap * xp.tanh(scores / softcap)
     if bias is not None:
         scores = scores + _fits("bias", bias, scores)
+    if isinstance(mask, Mask):
+        mask = mask.dense(*scores.shape[-2:], like=scores)
     if mask is not None:
-        mask = mask.dense(*scores.shape[-2:], like=scores) if isinstance(mask, Mask) else mask
         scores = xp.where(_fits("mask", mask, scores, boolean=True), scores, -xp.inf)
     return softmax(scores)
 

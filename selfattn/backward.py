@@ -69,9 +69,8 @@ def attention_backward(
     keys, values = one_head_per_query_head(q, k=k, v=v)
     batch = np.broadcast_shapes(weights.shape[:-2], values.shape[:-2])
     if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
-        raise ValueError(
-            f"gradient must have the output's shape; got {describe(gradient=gradient, q=q, k=k, v=v)}"
-        )
+        seen = describe(gradient=gradient, q=q, k=k, v=v)
+        raise ValueError(f"gradient must have the output's shape; got {seen}")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     biased = softmax_backward(weights, gradient @ values.mT)
     scores = biased

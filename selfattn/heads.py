@@ -8,7 +8,10 @@ from .arrays import describe, namespace
 from .attention import attention
 
 
-def split_heads(x: Float[Any, "*batch n width"], num_heads: int) -> Float[Any, "*batch {num_heads} n d"]:
+def split_heads(
+    x: Float[Any, "*batch n width"],
+    num_heads: int,
+) -> Float[Any, "*batch {num_heads} n d"]:
     """Cut the last axis into `num_heads` equal parts and make the heads an axis of their own.
 
     Shapes: `x` ``(..., n, h * d)``; the result ``(..., h, n, d)``. Head 0 gets the first d features.
@@ -21,9 +24,8 @@ def split_heads(x: Float[Any, "*batch n width"], num_heads: int) -> Float[Any, "
     """
     xp = namespace(x=x)
     if x.ndim < 2 or num_heads < 1 or x.shape[-1] % num_heads:
-        raise ValueError(
-            f"{num_heads} heads must divide the last axis of (..., n, width); got {describe(x=x)}"
-        )
+        wanted = f"{num_heads} heads must divide the last axis of (..., n, width)"
+        raise ValueError(f"{wanted}; got {describe(x=x)}")
     *batch, n, width = x.shape
     return _heads_for_length(xp.reshape(x, (*batch, n, num_heads, width // num_heads)))
 
@@ -88,7 +90,8 @@ def multi_head_attention(
     >>> multi_head_attention(x, x, w, w, w, w, num_heads=2).shape
     (4, 4)
     """
-    namespace(x=x, memory=memory, w_q=w_q, w_k=w_k, w_v=w_v, w_o=w_o, b_q=b_q, b_k=b_k, b_v=b_v, b_o=b_o)
+    weights = {"w_q": w_q, "w_k": w_k, "w_v": w_v, "w_o": w_o}
+    namespace(x=x, memory=memory, **weights, b_q=b_q, b_k=b_k, b_v=b_v, b_o=b_o)
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
     q = split_heads(_project(x, w_q, b_q, "q"), num_heads)
     k = split_heads(_project(memory, w_k, b_k, "k"), num_kv_heads)

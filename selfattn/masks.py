@@ -22,7 +22,8 @@ def sliding_window(left: int, right: int = 0) -> Mask:
            [0, 1, 1]])
     """
     if left < 0 or right < 0:
-        raise ValueError(f"a window reaches 0 or more keys to each side; got left={left}, right={right}")
+        seen = f"left={left}, right={right}"
+        raise ValueError(f"a window reaches 0 or more keys to each side; got {seen}")
     return Mask(bounds=lambda i: (i - left, i + right + 1))
 
 

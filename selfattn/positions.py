@@ -23,7 +23,7 @@ def sinusoidal(n: int, d: int, *, like: Any = None) -> Float[Any, "{n} {d}"]:
            [0.84, 0.54, 0.01, 1.  ]])
     """
     if n < 0 or d < 2 or d % 2:
-        raise ValueError(f"expected n of 0 or more and an even, positive d; got n={n}, d={d}")
+        raise ValueError(f"expected n >= 0 and an even, positive d; got n={n}, d={d}")
     like = np.empty(0) if like is None else like
     xp = namespace(like=like)
     angles = _angles(xp.arange(n, device=device(like)), d, 10000.0)
@@ -66,7 +66,7 @@ def rotary(
         raise ValueError(f"an even number of x's features can turn; got {seen}")
     if not is_array(positions, xp, ("integral", "real floating")):
         seen = describe(x=x, positions=positions)
-        raise TypeError(f"positions are integers or real numbers in an array of x's library; got {seen}")
+        raise TypeError(f"positions are numbers in an array of x's library; got {seen}")
     if not broadcasts(positions, x.shape[:-1]):
         seen = describe(x=x, positions=positions)
         raise ValueError(f"positions must broadcast to the (..., n) of x; got {seen}")
@@ -79,10 +79,17 @@ def rotary(
     a, b = xp.astype(x[..., first], wide), xp.astype(x[..., second], wide)
     join = xp.stack if interleaved else xp.concat
     turned = xp.astype(join([a * cos - b * sin, a * sin + b * cos], axis=-1), x.dtype)
-    return xp.concat([xp.reshape(turned, (*x.shape[:-1], rotary_dim)), x[..., rotary_dim:]], axis=-1)
+    turned = xp.reshape(turned, (*x.shape[:-1], rotary_dim))
+    return xp.concat([turned, x[..., rotary_dim:]], axis=-1)
 
 
-def alibi(num_heads: int, q_len: int, kv_len: int, *, like: Any = None) -> Float[Any, "h {q_len} {kv_len}"]:
+def alibi(
+    num_heads: int,
+    q_len: int,
+    kv_len: int,
+    *,
+    like: Any = None,
+) -> Float[Any, "h {q_len} {kv_len}"]:
     r"""A bias that lowers each score in proportion to the distance, at a slope of its own in each head.
 
     .. math:: B_{hij} = -m_h\,|i - j|, \qquad m_h = 2^{-8h/H}, \quad h = 1, \dots, H
@@ -141,15 +148,15 @@ def relative_buckets(
     n = num_buckets // 2 if bidirectional else num_buckets
     exact = n // 2
     if not 0 < exact < max_distance:
-        seen = f"num_buckets={num_buckets}, max_distance={max_distance}, bidirectional={bidirectional}"
-        raise ValueError(f"expected 0 < exact buckets < max_distance; got {exact} exact ones, {seen}")
+        seen = f"{exact} exact ones, {num_buckets=}, {max_distance=}, {bidirectional=}"
+        raise ValueError(f"expected 0 < exact buckets < max_distance; got {seen}")
     like = np.empty(0) if like is None else like
     xp = array_namespace(like)
     offsets = _offsets(q_len, kv_len, like)
     distances = xp.abs(offsets) if bidirectional else xp.clip(-offsets, 0)
     ratios = xp.clip(xp.astype(distances, xp.float64), exact) / exact
     far = (n - exact) * xp.log(ratios) / math.log(max_distance / exact)
-    far = xp.astype(far + 1e-12, xp.int64)  # a distance on a border must not be rounded below it
+    far = xp.astype(far + 1e-12, xp.int64)  # on a border, not rounded below it
     buckets = xp.where(distances < exact, distances, xp.clip(exact + far, max=n - 1))
     return xp.where(offsets > 0, buckets + n, buckets) if bidirectional else buckets
 

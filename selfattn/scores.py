@@ -7,7 +7,10 @@ from jaxtyping import Float
 from .arrays import describe, namespace
 
 
-def dot_product(q: Float[Any, "*q_axes q_len d_k"], k: Float[Any, "*k_axes kv_len d_k"]) -> Any:
+def dot_product(
+    q: Float[Any, "*q_axes q_len d_k"],
+    k: Float[Any, "*k_axes kv_len d_k"],
+) -> Any:
     r"""The dot product of every query with every key.
 
     .. math:: s_{ij} = q_i \cdot k_j = |q_i|\,|k_j| \cos\angle(q_i, k_j)
@@ -24,12 +27,15 @@ def dot_product(q: Float[Any, "*q_axes q_len d_k"], k: Float[Any, "*k_axes kv_le
     """
     namespace(q=q, k=k)
     if q.ndim < 2 or k.ndim < 2 or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"expected q (..., q_len, d_k) and k (..., kv_len, d_k); got {describe(q=q, k=k)}")
+        wanted = "q (..., q_len, d_k) and k (..., kv_len, d_k)"
+        raise ValueError(f"expected {wanted}; got {describe(q=q, k=k)}")
     return q @ k.mT
 
 
 def scaled_dot_product(
-    q: Float[Any, "*q_axes q_len d_k"], k: Float[Any, "*k_axes kv_len d_k"], scale: float | None = None
+    q: Float[Any, "*q_axes q_len d_k"],
+    k: Float[Any, "*k_axes kv_len d_k"],
+    scale: float | None = None,
 ) -> Any:
     r"""The dot product times `scale`, by default :math:`1/\sqrt{d_k}`.
 
@@ -48,7 +54,9 @@ def scaled_dot_product(
 
 
 def cosine(
-    q: Float[Any, "*q_axes q_len d_k"], k: Float[Any, "*k_axes kv_len d_k"], temperature: Any = 1.0
+    q: Float[Any, "*q_axes q_len d_k"],
+    k: Float[Any, "*k_axes kv_len d_k"],
+    temperature: Any = 1.0,
 ) -> Any:
     r"""The cosine of the angle between every query and every key, over a temperature.
 
@@ -65,10 +73,11 @@ def cosine(
     xp = namespace(q=q, k=k)
 
     def direction(x: Any) -> Any:
-        largest = xp.max(xp.abs(x), axis=-1, keepdims=True)  # squares of x itself might overflow
+        largest = xp.max(xp.abs(x), axis=-1, keepdims=True)  # x squared might overflow
         x = x / xp.where(largest == 0, xp.ones_like(largest), largest)
         square = xp.sum(x * x, axis=-1, keepdims=True)
-        return x / xp.sqrt(xp.where(square == 0, xp.ones_like(square), square))  # at 0 a root has no slope
+        square = xp.where(square == 0, xp.ones_like(square), square)  # √0 has no slope
+        return x / xp.sqrt(square)
 
     return dot_product(direction(q), direction(k)) / temperature
 

@@ -82,9 +82,8 @@ def softmax_backward(
     """
     xp = namespace(weights=weights, gradient=gradient)
     if weights.shape[-1:] != gradient.shape[-1:]:
-        raise ValueError(
-            f"expected as many weights as gradients; got {describe(weights=weights, gradient=gradient)}"
-        )
+        seen = describe(weights=weights, gradient=gradient)
+        raise ValueError(f"expected as many weights as gradients; got {seen}")
     return weights * (gradient - xp.sum(weights * gradient, axis=-1, keepdims=True))
 
 

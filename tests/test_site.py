@@ -285,6 +285,39 @@ def test_solutions_are_folded_and_open_by_keyboard(tab):
         assert content.is_visible()
 
 
+@pytest.mark.parametrize("tab", CHAPTERS, indirect=True)
+def test_code_and_what_it_prints_fit_their_boxes_in_a_chapter(tab):
+    wide = tab.page.evaluate(
+        """() => {
+            document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
+            return [...document.querySelectorAll('article pre')]
+                .filter(e => e.scrollWidth > e.clientWidth)
+                .map(e => [e.scrollWidth, e.clientWidth, e.innerText]);
+        }"""
+    )
+    assert wide == []
+
+
+def test_it_is_printed_whole_and_in_the_light_theme(tab):
+    tab.page.emulate_media(color_scheme="dark", media="print")
+    tab.page.set_viewport_size({"width": 700, "height": 1000})
+    theme = "document.documentElement.dataset.theme"
+    printed = tab.page.evaluate(
+        f"""() => {{
+            const before = {theme};
+            dispatchEvent(new Event('beforeprint'));
+            const cut = [...document.querySelectorAll('article pre')]
+                .filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText);
+            const during = {theme};
+            dispatchEvent(new Event('afterprint'));
+            return [before, during, {theme}, cut];
+        }}"""
+    )
+    tab.page.set_viewport_size({"width": 1280, "height": 900})
+    tab.page.emulate_media(media="screen")
+    assert printed == ["dark", "light", "dark", []]
+
+
 def test_it_fits_a_phone(tab):
     tab.page.set_viewport_size({"width": 400, "height": 800})
     wide = tab.page.evaluate(

@@ -100,10 +100,14 @@ class Learned(torch.nn.Module):
         super().__init__()
         self.table = torch.nn.Parameter(torch.randn(n, d_model))
 
-    def forward(self, x: Float[Tensor, "*batch n d_model"]) -> Float[Tensor, "*batch n d_model"]:
+    def forward(
+        self,
+        x: Float[Tensor, "*batch n d_model"],
+    ) -> Float[Tensor, "*batch n d_model"]:
         """The embeddings of tokens that stand at 0, 1, …, with their positions in them."""
         if x.shape[-2] > len(self.table):
-            raise ValueError(f"there are {len(self.table)} positions; got {describe(x=x)}")
+            have = len(self.table)
+            raise ValueError(f"there are {have} positions; got {describe(x=x)}")
         return x + self.table[: x.shape[-2]]
 
 
