@@ -50,7 +50,8 @@ def attention_weights(
     if softcap is not None:
         scores = softcap * xp.tanh(scores / softcap)
     if bias is not None:
-        scores = scores + _fits("bias", bias, scores)
+        finite = xp.clip(scores, max=float(xp.finfo(scores.dtype).max))  # ∞ - ∞ is NaN
+        scores = finite + _fits("bias", bias, scores)
     if isinstance(mask, Mask):
         mask = mask.dense(*scores.shape[-2:], like=scores)
     if mask is not None:

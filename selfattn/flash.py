@@ -32,9 +32,11 @@ def flash_attention(
     .. math:: O = \frac{\sum_p e^{m_p - m}\, w_p}{\sum_p e^{m_p - m}\, t_p}, \qquad m = \max_p m_p
 
     with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`. Keys
-    outside the queries' intervals (`Mask.interval`) are never touched. Tensors go to torch's own kernel, a
-    call for each tile; the backward pass computes every tile again, since no weights were kept, and is not
-    itself differentiable. Within `torch.compile` and the transforms of `torch.func`, such as vmap, this is
+    outside the queries' intervals (`Mask.interval`) are never touched.
+
+    Tensors go to torch's own kernel, a call for each tile; it makes NaN of scores beyond its numbers' range,
+    where `attention` doesn't. The backward pass computes every tile again, since no weights were kept, and is
+    not itself differentiable. Within `torch.compile` and transforms of `torch.func`, as vmap, this is
     `attention`.
 
     Shapes, options and errors: see `attention` and `attention_weights`.

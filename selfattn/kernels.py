@@ -29,7 +29,8 @@ def in_parts(
         if softcap is not None:
             scores = softcap * xp.tanh(scores / softcap)
         if bias is not None:
-            scores = scores + bias[..., keys]
+            finite = xp.clip(scores, max=float(xp.finfo(scores.dtype).max))  # ∞ - ∞ is NaN
+            scores = finite + bias[..., keys]
         if allowed is not None:
             scores = xp.where(allowed[..., keys], scores, -xp.inf)
         return summarize(scores, v[..., keys, :])

@@ -182,6 +182,13 @@ class TestEdges:
         assert_array_equal(weights == 0, bias == -np.inf)
         assert_allclose(weights.sum(-1), [1, 0, 1], atol=1e-12)
 
+    def test_it_forbids_a_score_that_overflowed_too(self, like):
+        q, k = like([[1e30]], "float32"), like([[1e30], [1.0], [2.0]], "float32")
+        bias = like([[-np.inf, 0.0, -np.inf]], "float32")
+        with np.errstate(over="ignore"):
+            assert_array_equal(sa.attention_weights(q, k), [[1, 0, 0]])
+            assert_array_equal(sa.attention_weights(q, k, bias=bias), [[0, 1, 0]])
+
     def test_without_keys_the_output_is_zero(self, like, normal):
         output = sa.attention(
             like(normal(2, 3, 4)), like(np.ones((2, 0, 4))), like(np.ones((2, 0, 5))), mask=sa.causal

@@ -222,6 +222,11 @@ class TestSameAsAttention:
         assert_array_equal(sa.flash_attention(q, k, k), [[1e154]])
         assert_allclose(sa.flash_attention(q, k, k, mask=~sa.causal), [[0]])
 
+    def test_a_bias_forbids_a_score_that_overflowed_too(self):
+        q, k = np.array([[1e200]]), np.array([[1e200], [1.0]])
+        with np.errstate(over="ignore"):
+            assert_array_equal(sa.flash_attention(q, k, k, bias=np.array([[-np.inf, 0.0]])), [[1]])
+
 
 class TestWhatIsNeverComputed:
     @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
