@@ -120,6 +120,10 @@ class TestCosine:
         x = like([[length, 0.0], [length, length]])
         assert_allclose(sa.cosine(x, x), [[1, math.sqrt(0.5)], [math.sqrt(0.5), 1]], atol=1e-12)
 
+    def test_a_tiny_vector_beside_a_huge_one_has_a_direction_too(self, like):
+        x = like([[1e-200, 0.0], [1e200, 1e200]])
+        assert_allclose(sa.cosine(x, x), [[1, math.sqrt(0.5)], [math.sqrt(0.5), 1]], atol=1e-12)
+
     def test_temperature_divides_and_may_be_an_array(self, like, normal):
         x = like(normal(2, 3, 4))
         plain = np.asarray(sa.cosine(x, x))
