@@ -9,7 +9,7 @@ from jaxtyping import Float
 from .arrays import describe, namespace
 from .assembly import put_together, recomputing
 from .attention import _fits, attention, one_head_per_query_head
-from .kernels import SCORES, by_torch, in_parts
+from .kernels import SCORES, by_torch, in_parts, small_scores
 from .mask import Mask
 from .tiles import QUERIES, Tile, tiles, visible
 
@@ -31,8 +31,9 @@ def flash_attention(
 
     .. math:: O = \frac{\sum_p e^{m_p - m}\, w_p}{\sum_p e^{m_p - m}\, t_p}, \qquad m = \max_p m_p
 
-    with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`. Keys
-    outside the queries' intervals (`Mask.interval`) are never touched.
+    with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`; m is 0
+    where the lengths of queries and keys say that no score is far from it. Keys outside the queries' intervals
+    (`Mask.interval`) are never touched.
 
     Tensors go to torch's own kernel, a call for each tile; it makes NaN of scores beyond its numbers' range,
     where `attention` doesn't. The backward pass computes every tile again, since no weights were kept, and is
@@ -59,13 +60,17 @@ def flash_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     lo, hi, ask = visible(mask, q.shape[-2], k.shape[-2], like=q)
     kernel = is_torch_array(q) and softcap is None
+    small = not (kernel or bias or 0 in k.shape) and small_scores(q, k, v, scale)
 
     def attend(tile: Tile, *parts: Any) -> Any:
-        allowed = ask(tile.queries, tile.keys) if ask else tile.allowed()
-        allowed = None if allowed is None else xp.asarray(allowed, device=device(q))
+        def allowed(keys: slice) -> Any:
+            start, stop = tile.keys.start + keys.start, tile.keys.start + keys.stop
+            seen = ask(tile.queries, slice(start, stop)) if ask else tile.allowed(keys)
+            return None if seen is None else xp.asarray(seen, device=device(q))
+
         if kernel:
             return by_torch(tile, *parts, allowed=allowed, scale=scale)
-        return in_parts(*parts, allowed=allowed, scale=scale, softcap=softcap)
+        return in_parts(tile, *parts, allowed=allowed, scale=scale, softcap=softcap, small=small)
 
     if is_numpy_array(q) and not ask and np.any((hi - lo) * 4 * QUERIES >= SCORES):  # a head fills the cache
         lo, hi = (np.broadcast_to(bound, (*axes, lo.shape[-1])) for bound in (lo, hi))

@@ -92,6 +92,8 @@ class Partial(NamedTuple):
 
     .. math:: m = \max_j s_j, \qquad t = \sum_j e^{s_j - m}, \qquad w = \sum_j e^{s_j - m}\, v_j
 
+    Any other m gives the same average; the maximum keeps the exponentials in range.
+
     Shapes: `maximum` and `total` ``(..., q_len, 1)``, `weighted` ``(..., q_len, d_v)``. `merge` joins what is
     known of two sets of keys, in any order and grouping; before any key it is ``-inf, 0, 0``.
     """
@@ -101,10 +103,13 @@ class Partial(NamedTuple):
     weighted: Any
 
 
-def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes kv_len d_v"]) -> Partial:
+def summarize(
+    scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes kv_len d_v"], small: bool = False
+) -> Partial:
     """The `Partial` of some keys, from each query's scores for them and their values.
 
-    A score of ``-inf`` is forbidden. A NumPy array of scores is overwritten.
+    A score of ``-inf`` is forbidden. A NumPy array of scores is overwritten. Where the caller knows that all
+    scores are `small`, their exponentials are in range as they are: m is 0, and two passes are saved.
 
     Raises `TypeError` for mixed libraries or integers.
 
@@ -116,14 +121,17 @@ def summarize(scores: Float[Any, "*axes q_len kv_len"], v: Float[Any, "*v_axes k
     if scores.shape[-1] == 0:
         empty = xp.zeros_like(scores @ v)
         return Partial(empty[..., :1] - xp.inf, empty[..., :1], empty)
-    maximum = xp.max(scores, axis=-1, keepdims=True)
-    if xp.any(
-        maximum > _largest(scores)
-    ):  # as in softmax; a pass over all scores, so only where it is needed
-        scores, maximum = (xp.minimum(x, _largest(x)) for x in (scores, maximum))
     in_place = {"out": scores} if is_numpy_array(scores) else {}  # new memory costs as much as the arithmetic
-    e = xp.exp(xp.subtract(scores, _finite(maximum), **in_place), **in_place)
-    return Partial(maximum, xp.sum(e, axis=-1, keepdims=True), e @ v)
+    if small:
+        maximum = xp.zeros_like(scores[..., :1])
+    else:
+        maximum = xp.max(scores, axis=-1, keepdims=True)
+        if xp.any(maximum > _largest(scores)):  # as in softmax; a pass over all, so only where it is needed
+            scores, maximum = (xp.minimum(x, _largest(x)) for x in (scores, maximum))
+        scores = xp.subtract(scores, _finite(maximum), **in_place)
+    e = xp.exp(scores, **in_place)
+    ones = xp.ones((v.shape[-2], 1), dtype=e.dtype, device=device(e))
+    return Partial(maximum, e @ ones, e @ v)  # a product sums on all cores
 
 
 def merge(a: Partial, b: Partial) -> Partial:

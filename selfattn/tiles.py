@@ -35,11 +35,18 @@ class Tile(NamedTuple):
         """The number of keys that a block sees."""
         return self.keys.stop - self.keys.start - (self.blocks - 1) * QUERIES
 
-    def allowed(self) -> np.ndarray | None:
-        """Who sees whom in the first block, ``(queries, width)``; None where `bounds` is None."""
+    def seen_by_all(self) -> tuple[int, int]:
+        """Where the keys begin and end that every query of the first block sees."""
         if self.bounds is None:
+            return 0, self.width
+        return int(self.bounds[0].max()), int(self.bounds[1].min())
+
+    def allowed(self, keys: slice) -> np.ndarray | None:
+        """Who sees whom in the first block, ``(queries, keys)``; None where all see all of these keys."""
+        first, behind = self.seen_by_all()
+        if self.bounds is None or (first <= keys.start and keys.stop <= behind):
             return None
-        (lo, hi), j = self.bounds, np.arange(self.width)
+        (lo, hi), j = self.bounds, np.arange(keys.start, keys.stop)
         return (lo <= j) & (j < hi)
 
     def index(self, array: Any, *last: slice) -> tuple[Any, ...]:

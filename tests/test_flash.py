@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import selfattn as sa
 from selfattn import flash, kernels, tiles
+from selfattn.softmax import summarize
 
 LENGTHS = st.integers(0, 14)
 
@@ -106,11 +107,13 @@ def made(options, like, dtype):
 
 class TestSameAsAttention:
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
-    @given(problems())
-    def test_values(self, like, xp, dtype, tolerance, problem):
+    @given(problems(), st.sampled_from([-1, kernels.SMALL]))
+    def test_values(self, like, xp, dtype, tolerance, problem, small):
         arrays, options = problem
         arrays, options = [like(x, dtype) for x in arrays], made(options, like, dtype)
-        output, expected = sa.flash_attention(*arrays, **options), sa.attention(*arrays, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(kernels, "SMALL", small)
+            output, expected = sa.flash_attention(*arrays, **options), sa.attention(*arrays, **options)
         assert type(output) is type(expected)
         assert output.dtype == expected.dtype == getattr(xp, dtype)
         assert_allclose(output, expected, atol=tolerance, rtol=tolerance)
@@ -226,6 +229,53 @@ class TestSameAsAttention:
         q, k = np.array([[1e200]]), np.array([[1e200], [1.0]])
         with np.errstate(over="ignore"):
             assert_array_equal(sa.flash_attention(q, k, k, bias=np.array([[-np.inf, 0.0]])), [[1]])
+
+
+class TestSmallScores:
+    """Where no score can be far from zero, no maximum is looked for."""
+
+    @pytest.mark.parametrize("library", [np.asarray, torch.tensor])
+    @pytest.mark.parametrize(("scale", "small"), [(1.0, True), (1.01, False), (-1.01, False)])
+    def test_the_longest_query_and_key_decide(self, library, scale, small):
+        q, k = library([[[0.0, 1.0], [3.0, 4.0]], [[1.0, 1.0], [0.0, 0.0]]]), library([[1.0, 0], [0, -4.0]])
+        assert kernels.small_scores(q, k, k, scale) is small
+
+    def test_a_key_of_another_head_does_not(self):
+        q, k = np.array([[[1.0]], [[9.0]]]), np.array([[[9.0]], [[1.0]]])
+        assert kernels.small_scores(q, k, k, 1.0)
+
+    @pytest.mark.parametrize("value", [1e20, np.inf, np.nan])
+    def test_values_whose_sums_might_overflow_need_a_maximum(self, value):
+        q, v = np.ones((1, 1), np.float32), np.array([[value]], np.float32)
+        assert not kernels.small_scores(q, q, v, 1.0)
+
+    @pytest.mark.parametrize("score", [-20.0, 20.0])
+    @pytest.mark.parametrize("value", [1e19, 1e-28])
+    def test_at_the_limit_values_of_every_size_are_in_range(self, score, value):
+        q, k = np.array([[score]], np.float32), np.ones((5000, 1), np.float32)
+        v = np.full((5000, 1), value, np.float32)
+        assert kernels.small_scores(q, k, v, 1.0)
+        assert_allclose(sa.flash_attention(q, k, v, scale=1.0), [[value]], rtol=1e-5)
+
+    @pytest.mark.parametrize(("one", "other"), [(1e200, 1e-200), (np.inf, 0.0), (np.nan, 1.0)])
+    def test_what_overflows_is_not_small_and_does_not_warn(self, one, other):
+        q, k = np.array([[one]]), np.array([[other]])
+        assert not kernels.small_scores(q, k, k, 1.0)
+        assert not kernels.small_scores(k, q, k, 1.0)
+
+    @pytest.mark.parametrize(("length", "small"), [(1, {True}), (99, {False})])
+    def test_then_no_pass_looks_for_the_maximum(self, normal, monkeypatch, length, small):
+        known = set()
+
+        def watched(scores, v, small):
+            known.add(small)
+            return summarize(scores, v, small)
+
+        monkeypatch.setattr(kernels, "summarize", watched)
+        q, k, v = normal(3, 9, 4)
+        expected = sa.attention(length * q, k, v, mask=sa.causal)
+        assert_allclose(sa.flash_attention(length * q, k, v, mask=sa.causal), expected, atol=1e-12)
+        assert known == small
 
 
 class TestWhatIsNeverComputed:

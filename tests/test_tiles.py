@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,25 @@ from selfattn import tiles as module
 from selfattn.tiles import Tile, tiles, visible
 
 
+def cuts(tile):
+    """The ends of three parts of its keys, the middle one the largest that needs no mask, if there is one."""
+    first, behind = tile.seen_by_all()
+    return [0, *((first, behind) if first < behind else ()), tile.width]
+
+
+def seen(tile, rows, ends):
+    """Who sees whom among the keys between the ends; where all see all, there is no array."""
+    allowed, width = tile.allowed(slice(*ends)), ends[1] - ends[0]
+    assert allowed is None or not width or not allowed.all()
+    return np.ones((rows, width), bool) if allowed is None else allowed
+
+
 def held(plan, shape):
     """How often each pair of query and key is in the tiles: ``(*leading, q_len, kv_len)``."""
     counts = np.zeros(shape, int)
     for tile in plan:
         rows = (tile.queries.stop - tile.queries.start) // tile.blocks
-        allowed = np.ones((rows, tile.width), bool) if tile.allowed() is None else tile.allowed()
+        allowed = np.concatenate([seen(tile, rows, ends) for ends in pairwise(cuts(tile))], axis=-1)
         if tile.causal:
             allowed = np.tri(rows, tile.width, tile.width - rows, bool)
         for block in range(tile.blocks):
@@ -110,9 +125,15 @@ class TestTiles:
         assert [tile.queries.stop - tile.queries.start for tile in plan] == heights
 
     def test_where_all_see_all_nothing_is_asked(self):
-        assert [tile.allowed() for tile in tiles(*sa.padding(30).interval(200, 90), shapes=False)] == [
-            None
-        ] * 4
+        plan = tiles(*sa.padding(30).interval(200, 90), shapes=False)
+        assert [tile.allowed(slice(0, tile.width)) for tile in plan] == [None] * 4
+
+    def test_only_keys_that_some_queries_do_not_see_are_asked_about(self):
+        (tile,) = tiles(*sa.sliding_window(590).shift(600).interval(64, 700), shapes=False)
+        assert (tile.keys, tile.seen_by_all()) == (slice(10, 664), (63, 591))
+        assert tile.allowed(slice(63, 591)) is None
+        assert_array_equal(tile.allowed(slice(590, 592)), np.arange(64)[:, None] > [-1, 0])
+        assert_array_equal(tile.allowed(slice(62, 64)), np.arange(64)[:, None] < [63, 64])
 
 
 def test_a_tile_is_found_in_arrays_that_broadcast():
