@@ -19,7 +19,7 @@ from tqdm import tqdm
 import selfattn as sa
 from experiments.machine import processor
 
-HEADS, D_K, ROUNDS, SECONDS = 4, 64, 5, 0.2  # of a round, at least, for each
+HEADS, D_K, ROUNDS, SECONDS = 4, 64, 9, 0.2  # of a round, at least, for each
 Call = Callable[[], Any]
 
 

@@ -32,8 +32,8 @@ def flash_attention(
     .. math:: O = \frac{\sum_p e^{m_p - m}\, w_p}{\sum_p e^{m_p - m}\, t_p}, \qquad m = \max_p m_p
 
     with each part's largest score m, total t and weighted values w, a `selfattn.softmax.Partial`; m is 0
-    where the lengths of queries and keys say that no score is far from it. Keys outside the queries' intervals
-    (`Mask.interval`) are never touched.
+    where the lengths of queries and keys say that no score is far from it. Keys outside the intervals of the
+    queries (`Mask.interval`) are never touched.
 
     Tensors go to torch's own kernel, a call for each tile; it makes NaN of scores beyond its numbers' range,
     where `attention` doesn't. The backward pass computes every tile again, since no weights were kept, and is
