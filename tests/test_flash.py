@@ -303,6 +303,34 @@ class TestWhatIsNeverComputed:
         output = sa.flash_attention(*map(library, (q, k, v)), mask=mask, **options)
         assert_allclose(output, expected, atol=1e-12)
 
+    @pytest.mark.usefixtures("tiles_as_they_are")
+    @pytest.mark.parametrize(
+        ("mask", "parts"),
+        [
+            (sa.sliding_window(318).shift(318), [(0, 382, True)]),
+            (sa.sliding_window(319).shift(319), [(0, 63, True), (63, 320, False), (320, 383, True)]),
+            (
+                sa.sliding_window(9000).shift(9000),
+                [(0, 63, True), (63, 8255, False), (8255, 9001, False), (9001, 9064, True)],
+            ),
+        ],
+    )
+    def test_many_keys_that_all_queries_see_are_not_compared_with_their_bounds(
+        self, normal, monkeypatch, mask, parts
+    ):
+        compared = []
+        allowed = tiles.Tile.allowed
+
+        def watched(tile, keys):
+            seen = allowed(tile, keys)
+            compared.append((keys.start, keys.stop, seen is not None))
+            return seen
+
+        monkeypatch.setattr(tiles.Tile, "allowed", watched)
+        q, k = normal(64, 2), normal(9400, 2)
+        sa.flash_attention(q, k, k, mask=mask)
+        assert compared == parts
+
     def test_a_key_that_is_not_a_number_reaches_only_the_tiles_that_see_it(self, normal):
         q, k, v = normal(3, 60, 4)
         k[20] = np.nan

@@ -125,8 +125,9 @@ class TestTiles:
         assert [tile.queries.stop - tile.queries.start for tile in plan] == heights
 
     def test_where_all_see_all_nothing_is_asked(self):
-        plan = tiles(*sa.padding(30).interval(200, 90), shapes=False)
+        plan = list(tiles(*sa.padding(30).interval(200, 90), shapes=False))
         assert [tile.allowed(slice(0, tile.width)) for tile in plan] == [None] * 4
+        assert [tile.seen_by_all() for tile in plan] == [(0, 30)] * 4
 
     def test_only_keys_that_some_queries_do_not_see_are_asked_about(self):
         (tile,) = tiles(*sa.sliding_window(590).shift(600).interval(64, 700), shapes=False)
