@@ -1,7 +1,8 @@
 """The lookup task, and the smallest attention model that can solve it.
 
-A memory holds `PAIRS` facts, each a key and a value; a query names one of the keys; the answer is its value.
-The model embeds facts and query, attends from the query to the facts once, and reads the answer off.
+A memory holds `PAIRS` facts, each a key and a value; a query names one of the keys; the
+answer is its value. The model embeds facts and query, attends from the query to the facts
+once, and reads the answer off.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ KEYS, VALUES, PAIRS = 32, 16, 16  # distinct keys, distinct values, facts in a m
 
 
 class Batch(NamedTuple):
-    """One batch: the memory's keys and values ``(batch, pairs)``, the query and its answer ``(batch,)``."""
+    """Keys and values in memory ``(batch, pairs)``, a query, its answer ``(batch,)``."""
 
     keys: Tensor
     values: Tensor
@@ -29,7 +30,10 @@ class Batch(NamedTuple):
 
 
 def draw(source: torch.Generator, size: int) -> Batch:
-    """`size` fresh examples: distinct keys in random order, random values, one of the keys as the query."""
+    """`size` fresh examples: distinct keys in random order, random values.
+
+    One of the keys is the query.
+    """
     keys = torch.rand(size, KEYS, generator=source).argsort(-1)[:, :PAIRS]
     values = torch.randint(VALUES, (size, PAIRS), generator=source)
     place = torch.randint(PAIRS, (size, 1), generator=source)
@@ -49,7 +53,10 @@ class Scaled(torch.nn.Module):
 
 
 class Normalized(torch.nn.Module):
-    """Queries and keys of length one, and a learned factor on their products (Henry et al. 2020)."""
+    """Queries and keys of length one, and a learned factor on their products.
+
+    (Henry et al. 2020.)
+    """
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -69,10 +76,10 @@ ARMS: dict[str, Callable[[int], torch.nn.Module]] = {  # given d_k
 
 
 class Lookup(torch.nn.Module):
-    """One attention layer between embeddings of variance 1 and a readout; `compare` prepares the scores.
+    """One attention layer between embeddings of variance 1 and a readout.
 
-    Projections have variance 1 / fan-in. The wide ones are drawn last, so that models of different `d_k`
-    share the rest of their initialization.
+    `compare` prepares the scores. Projections have variance 1 / fan-in. The wide ones are
+    drawn last, so that models of different `d_k` share the rest of their initialization.
     """
 
     def __init__(self, compare: torch.nn.Module, *, d_model: int, d_k: int) -> None:
@@ -87,7 +94,8 @@ class Lookup(torch.nn.Module):
 
     def forward(self, given: Batch) -> Tensor:
         """Logits of the answer, ``(batch, values)``."""
-        facts = _normalized(self.key_embedding(given.keys) + self.value_embedding(given.values))
+        keys, values = self.key_embedding(given.keys), self.value_embedding(given.values)
+        facts = _normalized(keys + values)
         asked = _normalized(self.query_embedding(given.query)[:, None])
         q, k = self.compare(asked @ self.w_q, facts @ self.w_k)
         found = sa.attention(q, k, facts @ self.w_v, scale=1.0) @ self.w_o
@@ -113,9 +121,12 @@ def accuracy(model: torch.nn.Module, given: Batch) -> Tensor:
 
 
 def steps_to(history: Tensor, *, level: float = 0.5, window: int = 10) -> Tensor:
-    """First step at which the loss, averaged over `window` steps, is below `level`; all steps if never.
+    """First step at which the loss, averaged over `window` steps, is below `level`.
 
-    >>> steps_to(torch.tensor([[3.0, 1.0], [2.0, 0.0], [0.4, 0.0], [0.4, 0.0]]), window=2).tolist()
+    All steps if never.
+
+    >>> history = torch.tensor([[3.0, 1.0], [2.0, 0.0], [0.4, 0.0], [0.4, 0.0]])
+    >>> steps_to(history, window=2).tolist()
     [4, 3]
     """
     below = history.unfold(0, min(window, len(history)), 1).mean(-1) < level
@@ -123,15 +134,24 @@ def steps_to(history: Tensor, *, level: float = 0.5, window: int = 10) -> Tensor
 
 
 def measure(
-    arm: str, d_k: int, learning_rate: float, seeds: list[int], steps: int, batch_size: int, d_model: int
+    arm: str,
+    d_k: int,
+    learning_rate: float,
+    seeds: list[int],
+    steps: int,
+    batch_size: int,
+    d_model: int,
 ) -> list[dict[str, Any]]:
     """Train one arm from all `seeds` at once: one row a seed.
 
-    `gradient` is the norm at W_Q before the first step; `steps_to_half` the step at which the loss falls
-    below 0.5 nats; `loss` its mean over all steps; `accuracy` that on 1024 examples that training never sees;
-    `curve` about twenty losses along the way.
+    `gradient` is the norm at W_Q before the first step; `steps_to_half` the step at which
+    the loss falls below 0.5 nats; `loss` its mean over all steps; `accuracy` that on 1024
+    examples that training never sees; `curve` about twenty losses along the way.
     """
-    models = training.Seeds(lambda: Lookup(ARMS[arm](d_k), d_model=d_model, d_k=d_k), seeds)
+    models = training.Seeds(
+        lambda: Lookup(ARMS[arm](d_k), d_model=d_model, d_k=d_k),
+        seeds,
+    )
     first, unseen = (
         next(training.batches(partial(draw, size=size), [start + seed for seed in seeds]))
         for start, size in ((10**6, 256), (2 * 10**6, 1024))
@@ -147,4 +167,5 @@ def measure(
         "accuracy": models.evaluate(accuracy, unseen).tolist(),
         "curve": history[:: max(1, steps // 20)].T.tolist(),
     }
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]

@@ -1,1 +1,1 @@
-"""One module for each ablation: its data, its models, and the function that measures them."""
+"""One module for each ablation: its data, its models, and what measures them."""

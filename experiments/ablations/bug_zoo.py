@@ -1,4 +1,7 @@
-"""Which bugs does a loss curve hide? Tests of a layer's properties beside its loss, one bug at a time."""
+"""Which bugs does a loss curve hide?
+
+Tests of a layer's properties beside its loss, one bug at a time.
+"""
 
 from collections import Counter
 from functools import partial
@@ -27,7 +30,8 @@ def rows_sum_to_one(layer: Correct, x: Tensor) -> bool:
 def nothing_leaks(layer: Correct, x: Tensor) -> bool:
     """Another last token changes no earlier output."""
     other = torch.cat([x[:-1], -x[-1:]])
-    return torch.allclose(layer(x, mask=sa.causal)[:-1], layer(other, mask=sa.causal)[:-1])
+    before, after = layer(x, mask=sa.causal), layer(other, mask=sa.causal)
+    return torch.allclose(before[:-1], after[:-1])
 
 
 def order_is_free(layer: Correct, x: Tensor) -> bool:
@@ -43,16 +47,18 @@ def copies_add_nothing(layer: Correct, x: Tensor) -> bool:
 
 def every_matrix_counts(layer: Correct, x: Tensor) -> bool:
     """The output depends on each of the four matrices."""
-    matrices = [part.weight for part in (layer.query, layer.key, layer.value, layer.output)]
+    parts = layer.query, layer.key, layer.value, layer.output
+    matrices = [part.weight for part in parts]
     output = layer(x, mask=sa.causal).square().sum()
-    gradients = torch.autograd.grad(output, matrices, allow_unused=True)
-    return all(gradient is not None and gradient.abs().max() > 1e-6 for gradient in gradients)
+    slopes = torch.autograd.grad(output, matrices, allow_unused=True)
+    return all(slope is not None and slope.abs().max() > 1e-6 for slope in slopes)
 
 
 def agrees(layer: Correct, x: Tensor) -> bool:
     """The outputs are those of `torch.nn.MultiheadAttention` with the same matrices."""
     n, theirs = len(x), layer.to_torch()
-    expected, _ = theirs(x, x, x, attn_mask=torch.ones(n, n).triu(1).bool())  # there True = forbidden
+    forbidden = torch.ones(n, n).triu(1).bool()  # what True means there
+    expected, _ = theirs(x, x, x, attn_mask=forbidden)
     return torch.allclose(layer(x, mask=sa.causal), expected)
 
 
@@ -67,48 +73,71 @@ TESTS = {
 
 
 def passed(bug: str, seeds: list[int], d_model: int) -> list[dict[str, Any]]:
-    """Which tests a layer with this bug passes, on random weights and tokens: one row a seed."""
+    """Which tests a layer with this bug passes: one row a seed.
+
+    Weights and tokens are random.
+    """
     rows = []
     for seed in seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layer = LAYERS[bug](d_model, HEADS).double()
             x = torch.randn(LENGTH, d_model, dtype=torch.float64)
-            rows.append({"seed": seed} | {name: test(layer, x) for name, test in TESTS.items()})
+            found = {name: test(layer, x) for name, test in TESTS.items()}
+            rows.append({"seed": seed} | found)
     return rows
 
 
 def draw(source: torch.Generator, size: int) -> Tensor:
-    """`size` fresh sequences ``(size, LENGTH + 1)``: a random block of 2, 3 or 4 tokens, repeated."""
-    period = torch.tensor(PERIODS)[torch.randint(len(PERIODS), (size, 1), generator=source)]
+    """`size` fresh sequences ``(size, LENGTH + 1)``.
+
+    Each is a random block of 2, 3 or 4 tokens, repeated.
+    """
+    chosen = torch.randint(len(PERIODS), (size, 1), generator=source)
+    period = torch.tensor(PERIODS)[chosen]
     block = torch.randint(VOCABULARY, (size, max(PERIODS)), generator=source)
     return block.gather(1, torch.arange(LENGTH + 1) % period)
 
 
 def floor() -> float:
-    """The least loss of any model that sees only the past: a sequence's entropy given its first token."""
+    """The least loss of any model that sees only the past.
+
+    It is a sequence's entropy given its first token.
+    """
     chances: Counter[tuple[int, ...]] = Counter()
     for period in PERIODS:
+        chance = 1 / (len(PERIODS) * VOCABULARY**period)
         for block in product(range(VOCABULARY), repeat=period):
-            chances[(block * (LENGTH + 1))[: LENGTH + 1]] += 1 / (len(PERIODS) * VOCABULARY**period)
+            chances[(block * (LENGTH + 1))[: LENGTH + 1]] += chance
     return (-sum(p * log(p) for p in chances.values()) - log(VOCABULARY)) / LENGTH
 
 
 def model(bug: str, d_model: int) -> torch.nn.Module:
     """A language model of two blocks, both of whose attention layers have the bug."""
     blocks = [
-        sa.nn.Block(LAYERS[bug](d_model, HEADS), sa.nn.FeedForward(d_model, 2 * d_model)) for _ in range(2)
+        sa.nn.Block(
+            LAYERS[bug](d_model, HEADS),
+            sa.nn.FeedForward(d_model, 2 * d_model),
+        )
+        for _ in range(2)
     ]
     return sa.nn.Transformer(VOCABULARY, blocks, positions=sa.nn.Learned(LENGTH, d_model))
 
 
 def loss(model: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """Cross-entropy of the next token, in nats, all positions in one pass: what training reports."""
-    return F.cross_entropy(model(tokens[:, :-1], mask=sa.causal).flatten(0, 1), tokens[:, 1:].flatten())
+    """Cross-entropy of the next token, in nats.
+
+    All positions in one pass: what training reports.
+    """
+    logits = model(tokens[:, :-1], mask=sa.causal)
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def stepwise(model: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """The same when the model is given only what comes before each token, as when it generates."""
+    """The same when the model is given only what comes before each token.
+
+    So it is when it generates.
+    """
     tokens = tokens[:256]  # as many forward passes as tokens
     losses = [
         F.cross_entropy(model(tokens[:, :seen], mask=sa.causal)[:, -1], tokens[:, seen])
@@ -118,6 +147,9 @@ def stepwise(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 
 
 def measure(bug: str, d_model: int, **options: Any) -> list[dict[str, Any]]:
-    """Train with one bug from all seeds at all rates at once, see `sweep.measure`; losses on unseen data."""
+    """Train with one bug from all seeds at all rates at once: see `sweep.measure`.
+
+    `final` and `stepwise` are losses on unseen data.
+    """
     after = {"final": loss, "stepwise": stepwise}
     return sweep.measure(partial(model, bug, d_model), draw, loss, after, **options)

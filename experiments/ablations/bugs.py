@@ -1,4 +1,7 @@
-"""Attention in small steps, and mistakes that replace one of them: each runs and trains without a word."""
+"""Attention in small steps, and mistakes that replace one of them.
+
+Each runs and trains without a word.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,11 +44,15 @@ class Correct(sa.nn.MultiHeadAttention):
         return self.output(x)
 
     def attention_weights(self, x: Tensor, *, mask: Any = None) -> Tensor:
-        """The weights by which `forward` gathers; without a mask every token attends to every token."""
+        """The weights by which `forward` gathers.
+
+        Without a mask every token attends to every token.
+        """
         q, k, _ = map(self.split, self.projected(x))
         scores = q @ k.mT * self.scale(q)
-        everywhere = torch.ones(scores.shape[-2:], dtype=torch.bool)
-        allowed = everywhere if mask is None else self.allowed(mask.dense(*scores.shape[-2:], like=x))
+        shape = scores.shape[-2:]
+        everywhere = torch.ones(shape, dtype=torch.bool)
+        allowed = everywhere if mask is None else self.allowed(mask.dense(*shape, like=x))
         return self.weights(scores, allowed)
 
     def forward(self, x: Tensor, *, mask: Any = None) -> Tensor:
@@ -58,10 +65,14 @@ LAYERS: dict[str, type[Correct]] = {"correct": Correct}
 
 
 def instead_of(step: str, bug: str) -> Callable[[Any], Any]:
-    """Put the layer whose `step` is the decorated function among `LAYERS`, under the name of the bug."""
+    """Put the layer whose `step` is the decorated function among `LAYERS`.
+
+    It stands there under the name of the bug.
+    """
 
     def register(wrong: Any) -> Any:
-        LAYERS[bug] = type(wrong.__name__, (Correct,), {step: wrong, "__doc__": wrong.__doc__})
+        contents = {step: wrong, "__doc__": wrong.__doc__}
+        LAYERS[bug] = type(wrong.__name__, (Correct,), contents)
         return wrong
 
     return register
@@ -87,7 +98,7 @@ def no_scale(layer: Correct, q: Tensor) -> float:
 
 @instead_of("weights", "mask after softmax")
 def mask_after_softmax(layer: Correct, scores: Tensor, allowed: Tensor) -> Tensor:
-    """Forbidden keys are gone, but they have had their share: rows no longer sum to one."""
+    """Forbidden keys are gone, but have had their share: rows no longer sum to one."""
     return sa.softmax(scores) * allowed
 
 
@@ -111,7 +122,10 @@ def dropped(layer: Correct, mask: Tensor) -> Tensor:
 
 @instead_of("allowed", "mask one too far")
 def one_too_far(layer: Correct, mask: Tensor) -> Tensor:
-    """Counted from one, as in tril(diagonal=1): each token sees the one that it should predict."""
+    """Counted from one, as in tril(diagonal=1).
+
+    Each token sees the one that it should predict.
+    """
     return mask | mask.roll(1, -1)
 
 
@@ -123,13 +137,13 @@ def over_queries(layer: Correct, scores: Tensor, allowed: Tensor) -> Tensor:
 
 @instead_of("merge", "heads not moved back")
 def not_moved_back(layer: Correct, heads: Tensor) -> Tensor:
-    """A reshape that fits without the transpose before it: a token gets parts of other tokens."""
+    """A reshape that fits without the transpose: a token gets parts of other tokens."""
     return heads.reshape(*heads.shape[:-3], heads.shape[-2], -1)
 
 
 @instead_of("split", "heads not moved")
 def not_moved(layer: Correct, x: Tensor) -> Tensor:
-    """The same on the way in: a head gets some of the tokens whole, instead of a part of each."""
+    """The same on the way in: a head gets some tokens whole, not a part of each."""
     return x.reshape(*x.shape[:-2], layer.num_heads, x.shape[-2], -1)
 
 

@@ -1,4 +1,7 @@
-"""How sharp a softmax stays when keys are added: its exact law, and a trained search for the largest item."""
+"""How sharp a softmax stays when keys are added.
+
+Its exact law, and a trained search for the largest item.
+"""
 
 import math
 from functools import partial
@@ -18,7 +21,7 @@ OTHERS = 0.9
 
 
 def law(gap: float, n: int) -> float:
-    r"""The weight of one key whose score is `gap` above those of the n − 1 others, which are equal.
+    r"""The weight of one key whose score is `gap` above those of n − 1 equal others.
 
     .. math:: p = \frac{e^g}{e^g + n - 1}
 
@@ -28,17 +31,23 @@ def law(gap: float, n: int) -> float:
     return 1 / (1 + (n - 1) * math.exp(-gap))
 
 
-def deviation(gaps: list[float], lengths: list[int], seeds: list[int]) -> list[dict[str, Any]]:
-    """How far `sa.softmax` is from the law: one row a seed, which shifts the scores and chooses the place.
+def deviation(
+    gaps: list[float],
+    lengths: list[int],
+    seeds: list[int],
+) -> list[dict[str, Any]]:
+    """How far `sa.softmax` is from the law: one row a seed.
 
-    `error` is the largest relative one over all gaps and lengths, in double precision.
+    The seed shifts the scores and chooses the place. `error` is the largest relative one
+    over all gaps and lengths, in double precision.
     """
     rows = []
     for seed in seeds:
         source, error = np.random.default_rng(seed), 0.0
         for gap in gaps:
             for n in lengths:
-                scores, place = np.full(n, 100 * source.standard_normal()), source.integers(n)
+                scores = np.full(n, 100 * source.standard_normal())
+                place = source.integers(n)
                 scores[place] += gap
                 error = max(error, abs(sa.softmax(scores)[place] / law(gap, n) - 1))
         rows.append({"seed": seed, "error": float(error)})
@@ -46,7 +55,10 @@ def deviation(gaps: list[float], lengths: list[int], seeds: list[int]) -> list[d
 
 
 class Batch(NamedTuple):
-    """Items' sizes ``(batch, n)`` in [0, 1] and classes ``(batch, n)``, the largest's place ``(batch,)``."""
+    """Items' sizes in [0, 1] and classes, each ``(batch, n)``; the largest's place.
+
+    The place is ``(batch,)``.
+    """
 
     size: Tensor
     kind: Tensor
@@ -54,10 +66,11 @@ class Batch(NamedTuple):
 
 
 def draw(source: torch.Generator, examples: int, n: int) -> Batch:
-    """`examples` fresh bags of n items of random classes: one has size 1, the others at most `OTHERS`.
+    """`examples` fresh bags of n items of random classes.
 
-    Veličković et al. (2024) draw all sizes from [0, 1]; with more items the two largest then come closer.
-    Here the search is as easy at any n.
+    One has size 1, the others at most `OTHERS`. Veličković et al. (2024) draw all sizes
+    from [0, 1]; with more items the two largest then come closer. Here the search is as
+    easy at any n.
     """
     size = OTHERS * torch.rand(examples, n, generator=source)
     place = torch.randint(n, (examples, 1), generator=source)
@@ -66,21 +79,32 @@ def draw(source: torch.Generator, examples: int, n: int) -> Batch:
 
 
 class Search(torch.nn.Module):
-    """Items, embedded by a small network, meet one learned query; the answer is the class of the largest."""
+    """Items, embedded by a small network, meet one learned query.
+
+    The answer is the class of the largest.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
         self.embed = torch.nn.Sequential(
-            torch.nn.Linear(1 + CLASSES, d_model), torch.nn.GELU(), torch.nn.Linear(d_model, d_model)
+            torch.nn.Linear(1 + CLASSES, d_model),
+            torch.nn.GELU(),
+            torch.nn.Linear(d_model, d_model),
         )
         self.query = torch.nn.Parameter(torch.randn(1, d_model))
-        self.key, self.value = torch.nn.Linear(d_model, d_model), torch.nn.Linear(d_model, d_model)
+        self.key = torch.nn.Linear(d_model, d_model)
+        self.value = torch.nn.Linear(d_model, d_model)
         self.answer = torch.nn.Sequential(
-            torch.nn.Linear(d_model, d_model), torch.nn.GELU(), torch.nn.Linear(d_model, CLASSES)
+            torch.nn.Linear(d_model, d_model),
+            torch.nn.GELU(),
+            torch.nn.Linear(d_model, CLASSES),
         )
 
     def scores(self, given: Batch) -> tuple[Tensor, Tensor]:
-        """The query's score for each item, ``(batch, 1, n)``, and the values ``(batch, n, d_model)``."""
+        """The query's score for each item, ``(batch, 1, n)``, and the items' values.
+
+        The values are ``(batch, n, d_model)``.
+        """
         kinds = F.one_hot(given.kind, CLASSES).to(given.size.dtype)
         items = self.embed(torch.cat([given.size[..., None], kinds], -1))
         return sa.scaled_dot_product(self.query, self.key(items)), self.value(items)
@@ -93,14 +117,16 @@ class Search(torch.nn.Module):
 
 def loss(model: torch.nn.Module, given: Batch) -> Tensor:
     """Cross-entropy in nats."""
-    return F.cross_entropy(model(given), given.kind.gather(1, given.place[:, None])[:, 0])
+    answer = given.kind.gather(1, given.place[:, None])[:, 0]
+    return F.cross_entropy(model(given), answer)
 
 
 def weighings(scores: Tensor, trained_n: int) -> dict[str, Tensor]:
-    """Three ways to turn the same scores into weights: as trained, and two that only the test uses.
+    """Three ways to turn the same scores into weights.
 
-    *hard* puts all weight on the largest score; *log n* multiplies the scores by log n / log `trained_n`
-    (Chiang & Cholak 2022).
+    One is as trained, two only the test uses: *hard* puts all weight on the largest
+    score; *log n* multiplies the scores by log n / log `trained_n` (Chiang & Cholak
+    2022).
     """
     n = scores.shape[-1]
     return {
@@ -111,18 +137,19 @@ def weighings(scores: Tensor, trained_n: int) -> dict[str, Tensor]:
 
 
 def tested(model: Search, given: Batch, trained_n: int) -> dict[str, dict[str, Tensor]]:
-    """Of each way of weighing: the share of right answers, and the largest item's mean weight."""
+    """Of each way of weighing: the share of right answers, the largest item's weight."""
     scores, values = model.scores(given)
-    right = given.kind.gather(1, given.place[:, None])[:, 0]
-    found = {
-        name: {
-            "accuracy": (model.answer(weights @ values)[:, 0].argmax(-1) == right).float().mean(),
-            "weight": weights[:, 0].gather(1, given.place[:, None]).mean(),
+    place = given.place[:, None]
+    answer = given.kind.gather(1, place)[:, 0]
+    found = {}
+    for name, weights in weighings(scores, trained_n).items():
+        right = model.answer(weights @ values)[:, 0].argmax(-1) == answer
+        found[name] = {
+            "accuracy": right.float().mean(),
+            "weight": weights[:, 0].gather(1, place).mean(),
+            "spread": scores.amax() - scores.amin(),
         }
-        for name, weights in weighings(scores, trained_n).items()
-    }
-    spread = scores.amax() - scores.amin()
-    return {name: row | {"spread": spread} for name, row in found.items()}
+    return found
 
 
 def measure(
@@ -134,22 +161,28 @@ def measure(
     trained_n: int,
     lengths: list[int],
 ) -> list[dict[str, Any]]:
-    """Train on bags of `trained_n` items; test on 256 of each length: a row a rate, seed, length, weighing.
+    """Train on bags of `trained_n` items; test on 256 of each length.
 
-    `loss` is the mean over all steps; `spread` the range of all scores in the test.
+    One row a rate, seed, length and weighing. `loss` is the mean over all steps; `spread`
+    the range of all scores in the test.
     """
-    again, rates = seeds * len(learning_rates), [rate for rate in learning_rates for _ in seeds]
+    again = seeds * len(learning_rates)
+    rates = [rate for rate in learning_rates for _ in seeds]
     models = training.Seeds(partial(Search, d_model), again)
     data = training.batches(partial(draw, examples=batch_size, n=trained_n), again)
-    history = training.train(models, loss, data, steps=steps, learning_rate=rates).mean(0).tolist()
+    history = training.train(models, loss, data, steps=steps, learning_rate=rates)
+    losses = history.mean(0).tolist()
+    unseen = [10**6 + seed for seed in again]
     rows = []
     for n in lengths:
-        given = next(training.batches(partial(draw, examples=256, n=n), [10**6 + seed for seed in again]))
+        given = next(training.batches(partial(draw, examples=256, n=n), unseen))
         for i, (seed, rate) in enumerate(zip(again, rates, strict=True)):
+            row = {"seed": seed, "learning_rate": rate, "n": n}
             with torch.no_grad():
                 found = tested(models[i], Batch(*(part[i] for part in given)), trained_n)
             rows += [
-                {"seed": seed, "learning_rate": rate, "n": n, "weighing": name, "loss": history[i]}
+                row
+                | {"weighing": name, "loss": losses[i]}
                 | {key: number.item() for key, number in numbers.items()}
                 for name, numbers in found.items()
             ]

@@ -1,4 +1,4 @@
-"""Train short, test long: a model of characters that has seen 32 of them is given up to 256."""
+"""Train short, test long: a model that has seen 32 characters is given up to 256."""
 
 import functools
 import math
@@ -16,21 +16,26 @@ from selfattn.nn import (
     Alibi,
     Block,
     FeedForward,
-    Learned,
     MultiHeadAttention,
     RelativeBias,
     Rotary,
-    Sinusoidal,
     Transformer,
 )
 
 from .. import training
+from .positions import ADDED
 
-LAYERS, HEADS, TARGETS = 2, 4, 16  # TARGETS: the last characters of a window, whose loss is measured
-ADDED = {"learned": Learned, "sinusoidal": lambda n, d_model: Sinusoidal()}  # to the embeddings
+LAYERS, HEADS = 2, 4
+TARGETS = 16  # the last characters of a window, whose loss is measured
 IN_ATTENTION = {
     "RoPE": Rotary,
-    "T5": lambda: RelativeBias(HEADS, num_buckets=16, max_distance=32, bidirectional=False),
+    "T5": partial(
+        RelativeBias,
+        HEADS,
+        num_buckets=16,
+        max_distance=32,
+        bidirectional=False,
+    ),
     "ALiBi": Alibi,
 }
 SCHEMES = (*ADDED, *IN_ATTENTION)
@@ -38,20 +43,24 @@ SCHEMES = (*ADDED, *IN_ATTENTION)
 
 @functools.cache
 def text() -> tuple[Tensor, Tensor, int]:
-    """Python's own help texts as numbers: nine tenths to train on, the rest to test, and the alphabet's size.
+    """Python's own help texts as numbers.
 
-    Characters that aren't printable ASCII or newlines are left out.
+    Nine tenths to train on, the rest to test, and the alphabet's size. Characters that
+    aren't printable ASCII or newlines are left out.
     """
     whole = "".join(topics.topics[name] for name in sorted(topics.topics))
     alphabet = ["\n", *map(chr, range(32, 127))]
     numbers = {character: number for number, character in enumerate(alphabet)}
-    tokens = torch.tensor([numbers[character] for character in whole if character in numbers])
+    tokens = torch.tensor([numbers[one] for one in whole if one in numbers])
     split = len(tokens) * 9 // 10
     return tokens[:split], tokens[split:], len(alphabet)
 
 
 def windows(source: torch.Generator, size: int, *, n: int, part: int) -> Tensor:
-    """Windows ``(size, n + 1)`` from anywhere in the training text (`part` 0) or the test text (1)."""
+    """Windows ``(size, n + 1)`` from anywhere in the training text or the test text.
+
+    The one is `part` 0, the other 1.
+    """
     tokens = text()[part]
     start = torch.randint(len(tokens) - n, (size, 1), generator=source)
     return tokens[start + torch.arange(n + 1)]
@@ -61,7 +70,10 @@ def language_model(scheme: str, *, longest: int, d_model: int) -> Transformer:
     """A causal model. All schemes share its matrices: what they add is drawn last."""
     order = IN_ATTENTION.get(scheme, lambda: None)
     blocks = [
-        Block(MultiHeadAttention(d_model, HEADS, positions=order()), FeedForward(d_model, 2 * d_model))
+        Block(
+            MultiHeadAttention(d_model, HEADS, positions=order()),
+            FeedForward(d_model, 2 * d_model),
+        )
         for _ in range(LAYERS)
     ]
     model = Transformer(text()[2], blocks)
@@ -77,12 +89,14 @@ def loss(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 
 
 def bits(model: torch.nn.Module, tokens: Tensor, n: int) -> Tensor:
-    """Bits for each of a window's last characters, of which the model sees at most the last `n` before it.
+    """Bits for each of a window's last characters.
 
-    Whatever `n` is, the characters are the same.
+    The model sees at most the last `n` before it. Whatever `n` is, the characters are the
+    same.
     """
     logits = model(tokens[:, -n - 1 : -1], mask=sa.causal)[:, -TARGETS:]
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, -TARGETS:].flatten()) / math.log(2)
+    nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, -TARGETS:].flatten())
+    return nats / math.log(2)
 
 
 def measure(
@@ -94,21 +108,26 @@ def measure(
     batch_size: int,
     d_model: int,
 ) -> list[dict[str, Any]]:
-    """Train one scheme on windows of the shortest length, test at all: one row a rate and seed.
+    """Train one scheme on windows of the shortest length, test at all.
 
-    `loss` is the mean over all steps, in nats; `bits` has the bits a character at each of the `lengths`, on
-    64 windows of the test text.
+    One row a rate and seed. `loss` is the mean over all steps, in nats; `bits` has the
+    bits a character at each of the `lengths`, on 64 windows of the test text.
     """
-    rates, again = zip(*[(rate, seed) for rate in learning_rates for seed in seeds], strict=True)
-    models = training.Seeds(partial(language_model, scheme, longest=max(lengths), d_model=d_model), again)
-    data = training.batches(partial(windows, size=batch_size, n=min(lengths), part=0), again)
+    shortest, longest = min(lengths), max(lengths)
+    arms = [(rate, seed) for rate in learning_rates for seed in seeds]
+    rates, again = zip(*arms, strict=True)
+    make = partial(language_model, scheme, longest=longest, d_model=d_model)
+    models = training.Seeds(make, again)
+    data = training.batches(partial(windows, size=batch_size, n=shortest, part=0), again)
     history = training.train(models, loss, data, steps=steps, learning_rate=rates)
-    unseen = next(training.batches(partial(windows, size=64, n=max(lengths), part=1), again))
-    few = unseen.split(2, dim=1)  # at a time: the scores of all windows at once would not fit a cache
-    found = torch.stack(
-        [torch.stack([models.evaluate(partial(bits, n=n), part) for part in few]).mean(0) for n in lengths],
-        dim=1,
-    )
+    unseen = next(training.batches(partial(windows, size=64, n=longest, part=1), again))
+    few = unseen.split(2, dim=1)  # all windows' scores at once would not fit a cache
+
+    def tested(n: int) -> Tensor:
+        parts = [models.evaluate(partial(bits, n=n), part) for part in few]
+        return torch.stack(parts).mean(0)
+
+    found = torch.stack([tested(n) for n in lengths], dim=1)
     columns = {
         "learning_rate": rates,
         "seed": again,

@@ -1,4 +1,7 @@
-"""How many heads can go after training? Heads of one layer are switched off, in three orders."""
+"""How many heads can go after training?
+
+Heads of one layer are switched off, in three orders.
+"""
 
 from functools import partial
 from typing import Any
@@ -11,12 +14,12 @@ from .. import facts, sweep, training
 
 
 def gated(model: facts.Facts, given: facts.Batch, gates: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss and accuracy, each ``(choices,)``, with heads times `gates` ``(choices, heads)``."""
-    found = model.found(given) * gates[:, None, :, None, None]  # (choices, batch, heads, 1, d_k)
-    logits = model.read(found.flatten(0, 1)).unflatten(0, found.shape[:2])  # (choices, batch, R, values)
-    surprise = F.cross_entropy(
-        logits.movedim(-1, 1), given.answers.expand(logits.shape[:-1]), reduction="none"
-    )
+    """Loss and accuracy, ``(choices,)``, of heads times `gates` ``(choices, heads)``."""
+    found = model.found(given) * gates[:, None, :, None, None]
+    # found: (choices, batch, heads, 1, d_k), logits: (choices, batch, R, values)
+    logits = model.read(found.flatten(0, 1)).unflatten(0, found.shape[:2])
+    answers = given.answers.expand(logits.shape[:-1])
+    surprise = F.cross_entropy(logits.movedim(-1, 1), answers, reduction="none")
     right = (logits.argmax(-1) == given.answers).float()
     return surprise.mean((1, 2)), right.mean((1, 2))
 
@@ -28,22 +31,27 @@ def importance(model: facts.Facts, given: facts.Batch) -> Tensor:
 
     (Michel et al. 2019, section 4.1.) All gates are open.
     """
-    found = model.found(given)
+    found, answers = model.found(given), given.answers
 
-    def total(gates: Tensor) -> Tensor:  # each example has gates of its own, so the slopes stay apart
+    def total(gates: Tensor) -> Tensor:
         logits = model.read(found * gates[..., None, None])
-        losses = F.cross_entropy(logits.flatten(0, 1), given.answers.flatten(), reduction="none")
-        return losses.sum() / given.answers.shape[1]
+        logits = logits.flatten(0, 1)
+        losses = F.cross_entropy(logits, answers.flatten(), reduction="none")
+        return losses.sum() / answers.shape[1]
 
-    return torch.func.grad(total)(torch.ones(found.shape[:2])).abs().mean(0)
+    gates = torch.ones(found.shape[:2])  # one set for each example: the slopes stay apart
+    return torch.func.grad(total)(gates).abs().mean(0)
 
 
 def greedy(models: training.Seeds, given: facts.Batch, num_heads: int) -> Tensor:
-    """Which head to remove next, so that the loss on `given` rises least: orders ``(seeds, heads)``."""
+    """Which head to remove next, so that the loss on `given` rises least.
+
+    Orders ``(seeds, heads)``.
+    """
     seeds = len(given.keys)
     gates, order = torch.ones(seeds, num_heads), []
     for _ in range(num_heads):
-        choices = gates[:, None] * (1 - torch.eye(num_heads))  # (seeds, heads, heads): each one less
+        choices = gates[:, None] * (1 - torch.eye(num_heads))  # each one less
         losses, _ = models.evaluate(gated, given, choices)
         order.append(losses.masked_fill(gates == 0, torch.inf).argmin(1))
         gates[torch.arange(seeds), order[-1]] = 0.0
@@ -51,7 +59,9 @@ def greedy(models: training.Seeds, given: facts.Batch, num_heads: int) -> Tensor
 
 
 def closing(order: Tensor) -> Tensor:
-    """Gates after each removal, none first: orders ``(..., heads)`` to ``(..., removed, heads)``.
+    """Gates after each removal, none first.
+
+    Orders ``(..., heads)`` to gates ``(..., removed, heads)``.
 
     >>> closing(torch.tensor([1, 0])).tolist()
     [[1.0, 1.0], [1.0, 0.0]]
@@ -70,19 +80,20 @@ def measure(
     d_model: int,
     random_orders: int,
 ) -> list[dict[str, Any]]:
-    """Train from all `seeds` at once, then remove heads: a row for each seed, order and number removed.
+    """Train from all `seeds` at once, then remove heads.
 
-    The orders are found on a validation split. `accuracy` is that on a test split of 1024 other examples; for
-    "random" it is the mean over `random_orders` orders.
+    One row for each seed, order and number removed. The orders are found on a validation
+    split. `accuracy` is that on a test split of 1024 other examples; for "random" it is
+    the mean over `random_orders` orders.
     """
-    make = partial(facts.Facts, questions, num_heads=num_heads, d_k=d_model // num_heads, d_model=d_model)
+    sizes = {"num_heads": num_heads, "d_k": d_model // num_heads, "d_model": d_model}
+    models = training.Seeds(partial(facts.Facts, questions, **sizes), seeds)
     draw = partial(facts.draw, questions=questions)
-    models, data = training.Seeds(make, seeds), training.batches(partial(draw, size=batch_size), seeds)
+    data = training.batches(partial(draw, size=batch_size), seeds)
     training.train(models, facts.loss, data, steps=steps, learning_rate=learning_rate)
     test, validation = (sweep.unseen(draw, seeds, split=split) for split in (1, 2))
-    shuffled = next(
-        training.batches(lambda source: torch.rand(random_orders, num_heads, generator=source), seeds)
-    )
+    shuffle = partial(torch.rand, random_orders, num_heads)
+    shuffled = next(training.batches(lambda source: shuffle(generator=source), seeds))
     orders = {
         "greedy": greedy(models, validation, num_heads)[:, None],
         "importance": models.evaluate(importance, validation).argsort(-1)[:, None],
@@ -91,7 +102,8 @@ def measure(
     rows = []
     for name, order in orders.items():
         _, accuracy = models.evaluate(gated, test, closing(order).flatten(1, 2))
-        for seed, curve in zip(seeds, accuracy.unflatten(1, order.shape[1:]).mean(1).tolist(), strict=True):
+        curves = accuracy.unflatten(1, order.shape[1:]).mean(1).tolist()
+        for seed, curve in zip(seeds, curves, strict=True):
             rows += [
                 {"seed": seed, "order": name, "removed": removed, "accuracy": found}
                 for removed, found in enumerate(curve)

@@ -6,7 +6,13 @@ from typing import Any
 from .. import facts, sweep
 
 
-def measure(questions: int, num_heads: int, d_k: int, d_model: int, **options: Any) -> list[dict[str, Any]]:
+def measure(
+    questions: int,
+    num_heads: int,
+    d_k: int,
+    d_model: int,
+    **options: Any,
+) -> list[dict[str, Any]]:
     """Train one number of heads from all seeds at all rates at once: see `sweep.measure`.
 
     `accuracy` is the share of right answers on 1024 examples that training never sees.

@@ -1,4 +1,7 @@
-"""Does copying need two layers? Attention without feed-forward layers on blocks of tokens that repeat."""
+"""Does copying need two layers?
+
+Attention without feed-forward layers on blocks of tokens that repeat.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,16 +19,27 @@ VOCABULARY, HEADS = 16, 2
 
 
 class Batch(NamedTuple):
-    """Sequences ``(batch, n + 1)``, each a block of distinct tokens repeated, and the blocks' lengths."""
+    """Sequences ``(batch, n + 1)``, and how long their blocks are.
+
+    Each is a block of distinct tokens, repeated.
+    """
 
     tokens: Tensor
     period: Tensor
 
 
-def draw(source: torch.Generator, size: int, *, n: int, shortest: int, longest: int) -> Batch:
-    """`size` fresh sequences; the lengths of their blocks, `shortest` to `longest`, are drawn too.
+def draw(
+    source: torch.Generator,
+    size: int,
+    *,
+    n: int,
+    shortest: int,
+    longest: int,
+) -> Batch:
+    """`size` fresh sequences.
 
-    No fixed distance leads to the answer: where a token occurred before has to be looked up.
+    The lengths of their blocks, `shortest` to `longest`, are drawn too. No fixed distance
+    leads to the answer: where a token occurred before has to be looked up.
     """
     period = torch.randint(shortest, longest + 1, (size, 1), generator=source)
     block = torch.rand(size, VOCABULARY, generator=source).argsort(-1)
@@ -33,11 +47,13 @@ def draw(source: torch.Generator, size: int, *, n: int, shortest: int, longest: 
 
 
 def model(layers: int, d_model: int) -> Transformer:
-    """Attention alone, causal and with RoPE. A model of two layers shares its first with that of one."""
-    return Transformer(
-        VOCABULARY,
-        [Block(MultiHeadAttention(d_model, HEADS, positions=Rotary())) for _ in range(layers)],
-    )
+    """Attention alone, causal and with RoPE.
+
+    A model of two layers shares its first with that of one.
+    """
+    attention = partial(MultiHeadAttention, d_model, HEADS)
+    blocks = [Block(attention(positions=Rotary())) for _ in range(layers)]
+    return Transformer(VOCABULARY, blocks)
 
 
 def loss(model: torch.nn.Module, given: Batch) -> Tensor:
@@ -54,18 +70,20 @@ def accuracy(model: torch.nn.Module, given: Batch) -> Tensor:
 
 
 def induction_scores(weights: Tensor, period: Tensor) -> Tensor:
-    """How much each head attends to the token after the previous occurrence of the one that asks.
+    """How much each head attends to what followed the asking token when it last occurred.
 
-    Shapes: `weights` ``(batch, heads, n, n)`` on sequences of distinct tokens that come again after
-    `period` ``(batch, 1)`` of them; the scores ``(heads,)``, means over the queries i that have occurred
-    before. Their key is at i − period + 1 (Olsson et al. 2022).
+    Shapes: `weights` ``(batch, heads, n, n)`` on sequences of distinct tokens that come
+    again after `period` ``(batch, 1)`` of them; the scores ``(heads,)``, means over the
+    queries i that have occurred before. Their key is at i − period + 1 (Olsson et al.
+    2022).
 
     >>> one_back = torch.eye(4).roll(-1, dims=1)  # query i looks at key i − 1
     >>> induction_scores(one_back.expand(1, 1, 4, 4), period=torch.tensor([[2]]))
     tensor([1.])
     """
     key = torch.arange(weights.shape[-1]) - period + 1  # (batch, n)
-    found = weights.gather(-1, key.clamp(min=0)[:, None, :, None].expand(*weights.shape[:-1], 1))[..., 0]
+    index = key.clamp(min=0)[:, None, :, None].expand(*weights.shape[:-1], 1)
+    found = weights.gather(-1, index)[..., 0]
     known = (key >= 1)[:, None]
     return (found * known).sum((0, 2)) / known.sum()
 
@@ -74,7 +92,8 @@ def strongest_head(model: torch.nn.Module, given: Batch) -> Tensor:
     """The largest induction score of a head in any layer."""
     x, best = model.embedding(given.tokens[:, :-1]), []
     for block in model.blocks:
-        weights = block.attention.attention_weights(block.attention_norm(x), mask=sa.causal)
+        normed = block.attention_norm(x)
+        weights = block.attention.attention_weights(normed, mask=sa.causal)
         best.append(induction_scores(weights, given.period).amax())
         x = block(x, mask=sa.causal)
     return torch.stack(best).amax()
@@ -93,8 +112,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Train one depth from all `seeds` at all rates: one row a rate and seed.
 
-    `loss` and `curve` are `sweep.measure`'s; `accuracy` and `score`, that of the `strongest_head`, are those
-    of the trained model on sequences that training never sees.
+    `loss` and `curve` are `sweep.measure`'s; `accuracy` and `score`, that of the
+    `strongest_head`, are those of the trained model on sequences that training never
+    sees.
     """
     return sweep.measure(
         partial(model, layers, d_model),

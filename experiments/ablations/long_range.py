@@ -1,4 +1,7 @@
-"""Recall of one marked token among distractors, at any distance, by four kinds of layers of equal size."""
+"""Recall of one marked token among distractors, at any distance.
+
+Four kinds of layers of equal size are compared.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +16,11 @@ import selfattn as sa
 from .. import training
 
 VALUES = 16
-CONVOLUTION_WIDTH = 20  # six convolutions, for n = 64, then have as many parameters as the others
+CONVOLUTION_WIDTH = 20  # six convolutions, for n = 64, are then as large as the others
 
 
 class Batch(NamedTuple):
-    """Tokens ``(batch, n)``, the answer and the distance at which it stands, each ``(batch,)``."""
+    """Tokens ``(batch, n)``; the answer and how far back it stands, each ``(batch,)``."""
 
     tokens: Tensor
     answer: Tensor
@@ -25,9 +28,10 @@ class Batch(NamedTuple):
 
 
 def draw(source: torch.Generator, size: int, n: int) -> Batch:
-    """`size` fresh sequences of random values; one of them is marked; the last token asks for it.
+    """`size` fresh sequences of random values.
 
-    A marked value v is the token `VALUES` + v, the question is token 2 `VALUES`.
+    One value of each is marked; the last token asks for it. A marked value v is the token
+    `VALUES` + v, the question is token 2 `VALUES`.
     """
     tokens = torch.randint(VALUES, (size, n), generator=source)
     distance = torch.randint(1, n, (size, 1), generator=source)
@@ -39,12 +43,18 @@ def draw(source: torch.Generator, size: int, n: int) -> Batch:
 
 
 class Attention(torch.nn.Module):
-    """One pre-norm block whose only query is the last token; nothing tells it where tokens stand."""
+    """One pre-norm block whose only query is the last token.
+
+    Nothing tells it where tokens stand.
+    """
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
         self.width = d_model
-        self.block = sa.nn.Block(sa.nn.MultiHeadAttention(d_model, 2), sa.nn.FeedForward(d_model, d_ff))
+        self.block = sa.nn.Block(
+            sa.nn.MultiHeadAttention(d_model, 2),
+            sa.nn.FeedForward(d_model, d_ff),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """The last token after the block, ``(batch, width)``."""
@@ -55,13 +65,17 @@ class Attention(torch.nn.Module):
 
 
 class Convolutions(torch.nn.Module):
-    """Causal convolutions of two taps, reaching ever farther, and skip connections (Bai et al. 2018)."""
+    """Causal convolutions of two taps, reaching ever farther, and skip connections.
+
+    (Bai et al. 2018.)
+    """
 
     def __init__(self, d_model: int, n: int) -> None:
         super().__init__()
         self.width = d_model
         self.reaches = [2**i for i in range((n - 1).bit_length())]
-        self.taps = torch.nn.ModuleList([torch.nn.Linear(2 * d_model, d_model) for _ in self.reaches])
+        taps = [torch.nn.Linear(2 * d_model, d_model) for _ in self.reaches]
+        self.taps = torch.nn.ModuleList(taps)
 
     def forward(self, x: Tensor) -> Tensor:
         """The last token, which has seen all, ``(batch, width)``."""
@@ -72,7 +86,10 @@ class Convolutions(torch.nn.Module):
 
 
 class Recurrent(torch.nn.Module):
-    """An LSTM (Hochreiter & Schmidhuber 1997) or a GRU (Cho et al. 2014), which vmap can run."""
+    """An LSTM (Hochreiter & Schmidhuber 1997) or a GRU (Cho et al. 2014).
+
+    Unlike torch's own, vmap can run it.
+    """
 
     def __init__(self, cell: torch.nn.Module) -> None:
         super().__init__()
@@ -89,14 +106,19 @@ class Recurrent(torch.nn.Module):
                 memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
                 hidden = o.sigmoid() * memory.tanh()
             else:
-                (r, z, new), (kept_r, kept_z, kept_new) = given.chunk(3, -1), kept.chunk(3, -1)
+                r, z, new = given.chunk(3, -1)
+                kept_r, kept_z, kept_new = kept.chunk(3, -1)
                 update = (z + kept_z).sigmoid()
-                hidden = torch.lerp((new + (r + kept_r).sigmoid() * kept_new).tanh(), hidden, update)
+                proposed = (new + (r + kept_r).sigmoid() * kept_new).tanh()
+                hidden = torch.lerp(proposed, hidden, update)
         return hidden
 
 
 def lstm(d_model: int) -> Recurrent:
-    """An LSTM that starts by remembering: the added bias of its forget gate is 1 (Gers et al. 2000)."""
+    """An LSTM that starts by remembering (Gers et al. 2000).
+
+    The added bias of its forget gate is 1.
+    """
     cell = torch.nn.LSTMCell(d_model, d_model)
     with torch.no_grad():
         cell.bias_ih[d_model : 2 * d_model] = 1.0
@@ -104,7 +126,8 @@ def lstm(d_model: int) -> Recurrent:
     return Recurrent(cell)
 
 
-ARMS: dict[str, Callable[[int], tuple[int, torch.nn.Module]]] = {  # given n: d_model, and what reads
+# Given n: d_model, and what reads.
+ARMS: dict[str, Callable[[int], tuple[int, torch.nn.Module]]] = {
     "attention": lambda n: (24, Attention(24, 48)),
     "GRU": lambda n: (24, Recurrent(torch.nn.GRUCell(24, 29))),
     "LSTM": lambda n: (24, lstm(24)),
@@ -113,7 +136,7 @@ ARMS: dict[str, Callable[[int], tuple[int, torch.nn.Module]]] = {  # given n: d_
 
 
 class Recall(torch.nn.Module):
-    """Embeddings, an arm that reads them in order, and a readout of what it has in the end."""
+    """Embeddings, an arm that reads them in order, and a readout of what it ends with."""
 
     def __init__(self, arm: str, n: int) -> None:
         super().__init__()
@@ -132,19 +155,30 @@ def loss(model: torch.nn.Module, given: Batch) -> Tensor:
 
 
 def measure(
-    arm: str, n: int, learning_rates: list[float], seeds: list[int], steps: int, batch_size: int, parts: int
+    arm: str,
+    n: int,
+    learning_rates: list[float],
+    seeds: list[int],
+    steps: int,
+    batch_size: int,
+    parts: int,
 ) -> list[dict[str, Any]]:
-    """Train one arm from all `seeds` at each learning rate at once: one row a seed, rate and part.
+    """Train one arm from all `seeds` at each learning rate at once.
 
-    The distances 1 … n − 1 are cut into `parts` of equal size, from near to far; `accuracy` is that on unseen
-    examples of a part, `loss` the mean over all steps, `parameters` how many numbers were learnt.
+    One row a seed, rate and part. The distances 1 … n − 1 are cut into `parts` of equal
+    size, from near to far; `accuracy` is that on unseen examples of a part, `loss` the
+    mean over all steps, `parameters` how many numbers were learnt.
     """
-    again, rates = seeds * len(learning_rates), [rate for rate in learning_rates for _ in seeds]
+    again = seeds * len(learning_rates)
+    rates = [rate for rate in learning_rates for _ in seeds]
     models = training.Seeds(partial(Recall, arm, n), again)
     data = training.batches(partial(draw, size=batch_size, n=n), again)
-    history = training.train(models, loss, data, steps=steps, learning_rate=rates).mean(0).tolist()
-    unseen = next(training.batches(partial(draw, size=1024, n=n), [10**6 + seed for seed in again]))
-    right = models.evaluate(lambda model, given: model(given.tokens).argmax(-1) == given.answer, unseen)
+    history = training.train(models, loss, data, steps=steps, learning_rate=rates)
+    losses = history.mean(0).tolist()
+    fresh = [10**6 + seed for seed in again]
+    unseen = next(training.batches(partial(draw, size=1024, n=n), fresh))
+    answers = models.evaluate(lambda model, given: model(given.tokens).argmax(-1), unseen)
+    right = answers == unseen.answer
     part = (unseen.distance - 1) * parts // (n - 1)
     size = sum(tensor[0].numel() for tensor in models.parameters.values())
     return [
@@ -153,7 +187,7 @@ def measure(
             "learning_rate": rate,
             "part": p,
             "accuracy": right[i][part[i] == p].float().mean().item(),
-            "loss": history[i],
+            "loss": losses[i],
             "parameters": size,
         }
         for i, (seed, rate) in enumerate(zip(again, rates, strict=True))
@@ -162,16 +196,19 @@ def measure(
 
 
 def gradients(arm: str, n: int, seeds: list[int]) -> list[dict[str, Any]]:
-    """How strongly the last output depends on each earlier token before training: one row a seed.
+    """How strongly the last output depends on each earlier token before training.
 
-    `curve` has, for the lags 1 … n − 1, the norm of the gradient of a random direction of the output with
-    respect to the embedding at that lag, averaged over 32 sequences.
+    One row a seed. `curve` has, for the lags 1 … n − 1, the norm of the gradient of a
+    random direction of the output with respect to the embedding at that lag, averaged
+    over 32 sequences.
     """
     models = training.Seeds(partial(Recall, arm, n), seeds)
     given = next(training.batches(partial(draw, size=32, n=n), seeds))
-    x = models(lambda model, given: model.embedding(given.tokens), given).detach().requires_grad_()
+    x = models(lambda model, given: model.embedding(given.tokens), given)
+    x = x.detach().requires_grad_()
     output = models(lambda model, x: model.read(x), x)
     direction = torch.randn(output.shape[-1], generator=torch.Generator().manual_seed(0))
     (gradient,) = torch.autograd.grad((output @ direction).sum(), x)
     curves = gradient.norm(dim=-1).mean(1)[:, :-1].flip(-1)
-    return [{"seed": seed, "curve": curve.tolist()} for seed, curve in zip(seeds, curves, strict=True)]
+    pairs = zip(seeds, curves.tolist(), strict=True)
+    return [{"seed": seed, "curve": curve} for seed, curve in pairs]

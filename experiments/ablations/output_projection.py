@@ -1,4 +1,7 @@
-"""What does W_O add? To one layer under a linear readout, and to two that share a residual stream."""
+"""What does W_O add?
+
+To one layer under a linear readout, and to two that share a residual stream.
+"""
 
 from functools import partial
 from typing import Any
@@ -15,7 +18,8 @@ QUESTIONS = 4  # facts that the one layer is asked for at once
 
 def one_layer(arm: str, num_heads: int, d_model: int) -> facts.Facts:
     """The layer of `facts`, with W_O or with the identity in its place."""
-    model = facts.Facts(QUESTIONS, num_heads=num_heads, d_k=d_model // num_heads, d_model=d_model)
+    d_k = d_model // num_heads
+    model = facts.Facts(QUESTIONS, num_heads=num_heads, d_k=d_k, d_model=d_model)
     if arm == "none":
         del model.w_o
         model.register_buffer("w_o", torch.eye(d_model))
@@ -31,15 +35,21 @@ def two_layers(arm: str, num_heads: int, d_model: int) -> Transformer:
     return model
 
 
-def measure(layers: int, num_heads: int, arm: str, d_model: int, **options: Any) -> list[dict[str, Any]]:
+def measure(
+    layers: int,
+    num_heads: int,
+    arm: str,
+    d_model: int,
+    **options: Any,
+) -> list[dict[str, Any]]:
     """Train one arm from all seeds at all rates at once: see `sweep.measure`.
 
-    One layer learns `facts`, two learn the `chain`. `accuracy` is the share of right answers on 1024 examples
-    that training never sees.
+    One layer learns `facts`, two learn the `chain`. `accuracy` is the share of right
+    answers on 1024 examples that training never sees.
     """
     if layers == 1:
-        make, draw, task = one_layer, partial(facts.draw, questions=QUESTIONS), facts
+        arms, draw, task = one_layer, partial(facts.draw, questions=QUESTIONS), facts
     else:
-        make, draw, task = two_layers, chain.draw, chain
-    after = {"accuracy": task.accuracy}
-    return sweep.measure(lambda: make(arm, num_heads, d_model), draw, task.loss, after, **options)
+        arms, draw, task = two_layers, chain.draw, chain
+    make, after = partial(arms, arm, num_heads, d_model), {"accuracy": task.accuracy}
+    return sweep.measure(make, draw, task.loss, after, **options)

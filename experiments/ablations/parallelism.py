@@ -1,4 +1,4 @@
-"""What has to wait for what: chains of dependent matrix products, and the times they take."""
+"""What has to wait for what: chains of dependent matrix products, and their times."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,12 @@ from torch import Tensor
 import selfattn as sa
 
 D_MODEL, HEADS = 64, 4
-PRODUCTS = {  # what autograd calls matrix products, and how many each stands for, one after the other
+# What autograd calls matrix products, and how many each stands for, one after the other.
+PRODUCTS = {
     "MmBackward0": 1,
     "AddmmBackward0": 1,
     "BmmBackward0": 1,
-    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # torch's kernel: scores, then the weighted sum
+    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # scores, then the weighted sum
 }
 
 
@@ -24,22 +25,28 @@ def attention(x: Tensor) -> Tensor:
 
 
 def generation(x: Tensor) -> Tensor:
-    """The same layer when its own outputs are the next tokens: token i + 1 is what token i gathers.
+    """The same layer when its own outputs are the next tokens.
 
-    Keys and values of earlier tokens are kept, as a cache does.
+    Token i + 1 is what token i gathers. Keys and values of earlier tokens are kept, as a
+    cache does.
     """
     layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
+    parts = layer.query, layer.key, layer.value
     token, keys, values, outputs = x[:1], [], [], []
     for _ in range(len(x)):
-        q, k, v = (sa.split_heads(part(token), HEADS) for part in (layer.query, layer.key, layer.value))
+        q, k, v = (sa.split_heads(part(token), HEADS) for part in parts)
         keys, values = [*keys, k], [*values, v]
-        token = layer.output(sa.merge_heads(sa.attention(q, torch.cat(keys, -2), torch.cat(values, -2))))
+        found = sa.attention(q, torch.cat(keys, -2), torch.cat(values, -2))
+        token = layer.output(sa.merge_heads(found))
         outputs.append(token)
     return torch.cat(outputs)
 
 
 def lstm(x: Tensor) -> Tensor:
-    """A recurrent layer (Hochreiter & Schmidhuber 1997), its input products done for all tokens at once."""
+    """A recurrent layer (Hochreiter & Schmidhuber 1997).
+
+    Its input products are done for all tokens at once.
+    """
     cell = torch.nn.LSTMCell(D_MODEL, D_MODEL)
     given = x @ cell.weight_ih.T + cell.bias_ih + cell.bias_hh
     hidden = memory = x.new_zeros(1, D_MODEL)
@@ -53,11 +60,15 @@ def lstm(x: Tensor) -> Tensor:
 
 
 def convolution(x: Tensor) -> Tensor:
-    """Causal convolutions of two taps, each reaching twice as far, until the last token sees the first."""
+    """Causal convolutions of two taps, each reaching twice as far.
+
+    They end when the last token sees the first.
+    """
     reach = 1
     while reach < len(x):
         before = torch.nn.functional.pad(x, (0, 0, reach, 0))[: len(x)]
-        x = torch.relu(torch.cat([x, before], -1) @ (torch.randn(2 * D_MODEL, D_MODEL) / D_MODEL**0.5))
+        taps = torch.randn(2 * D_MODEL, D_MODEL) / D_MODEL**0.5
+        x = torch.relu(torch.cat([x, before], -1) @ taps)
         reach *= 2
     return x
 
@@ -71,7 +82,7 @@ ARMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def longest_chain(output: Tensor) -> int:
-    """How many matrix products lie on the longest path of autograd's graph below `output`.
+    """How many matrix products lie on the longest path of autograd's graph to `output`.
 
     Products on one path depend on each other: they can't be computed at the same time.
 
@@ -87,7 +98,8 @@ def longest_chain(output: Tensor) -> int:
         if missing := [child for child in below if child not in depth]:
             due += missing
             continue
-        depth[due.pop()] = max((depth[child] for child in below), default=0) + PRODUCTS.get(node.name(), 0)
+        deepest = max((depth[child] for child in below), default=0)
+        depth[due.pop()] = deepest + PRODUCTS.get(node.name(), 0)
     return depth[output.grad_fn]
 
 
@@ -98,15 +110,18 @@ def count(arm: str, lengths: list[int]) -> list[dict[str, Any]]:
 
 
 def clock(lengths: list[int], repetitions: int) -> list[dict[str, Any]]:
-    """Time a fast attention layer and torch's own LSTM in turn: one row a length and repetition.
+    """Time a fast attention layer and torch's own LSTM in turn.
 
-    Processor milliseconds, forward alone and forward with backward. The attention is exact and never holds
-    all n × n weights. Times differ from run to run: no claim rests on them.
+    One row a length and repetition. Processor milliseconds, forward alone and forward
+    with backward. The attention is exact and never holds all n × n weights. Times differ
+    from run to run: no claim rests on them.
     """
-    layer, recurrent = sa.nn.MultiHeadAttention(D_MODEL, HEADS), torch.nn.LSTM(D_MODEL, D_MODEL)
+    layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
+    parts = layer.query, layer.key, layer.value
+    recurrent = torch.nn.LSTM(D_MODEL, D_MODEL)
 
     def attend(x: Tensor) -> Tensor:
-        q, k, v = (sa.split_heads(part(x), HEADS) for part in (layer.query, layer.key, layer.value))
+        q, k, v = (sa.split_heads(part(x), HEADS) for part in parts)
         return layer.output(sa.merge_heads(sa.flash_attention(q, k, v, mask=sa.causal)))
 
     def recur(x: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""What is lost without order? The same encoder told in six ways, or not at all, where its tokens stand."""
+"""What is lost without order?
+
+The same encoder is told in six ways, or not at all, where its tokens stand.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +30,9 @@ NO_ANSWER = -100  # what cross_entropy skips
 
 
 def reversal(tokens: Tensor) -> Tensor:
-    """The answer at place i is the token at n − 1 − i: to find it, a token must know its own place.
+    """The answer at place i is the token at n − 1 − i.
+
+    To find it, a token must know its own place.
 
     >>> reversal(torch.tensor([5, 6, 7])).tolist()
     [7, 6, 5]
@@ -36,29 +41,45 @@ def reversal(tokens: Tensor) -> Tensor:
 
 
 def previous(tokens: Tensor) -> Tensor:
-    """The answer at place i is the token at i − 1, none at the first: a distance and a direction suffice.
+    """The answer at place i is the token at i − 1, none at the first.
+
+    A distance and a direction suffice.
 
     >>> previous(torch.tensor([5, 6, 7])).tolist()
     [-100, 5, 6]
     """
-    return torch.cat([torch.full_like(tokens[..., :1], NO_ANSWER), tokens[..., :-1]], dim=-1)
+    first = torch.full_like(tokens[..., :1], NO_ANSWER)
+    return torch.cat([first, tokens[..., :-1]], dim=-1)
 
 
-TASKS: dict[str, Callable[[Tensor], Tensor]] = {"reversal": reversal, "previous token": previous}
-ADDED = {"learned": Learned, "sinusoidal": lambda n, d_model: Sinusoidal()}  # to the embeddings
+TASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "reversal": reversal,
+    "previous token": previous,
+}
+ADDED = {  # to the embeddings
+    "learned": Learned,
+    "sinusoidal": lambda n, d_model: Sinusoidal(),
+}
 IN_ATTENTION = {  # one for each layer
     "RoPE": lambda n: Rotary(),
     "ALiBi": lambda n: Alibi(),
-    "T5": lambda n: RelativeBias(HEADS, num_buckets=4 * n, max_distance=2 * n),  # a bucket a distance
+    # T5 with a bucket for each distance
+    "T5": lambda n: RelativeBias(HEADS, num_buckets=4 * n, max_distance=2 * n),
 }
 SCHEMES = ("none", *ADDED, *IN_ATTENTION)
 
 
 def encoder(scheme: str, *, n: int, d_model: int) -> Transformer:
-    """A two-layer encoder without a mask. All schemes share its matrices: what they add is drawn last."""
+    """A two-layer encoder without a mask.
+
+    All schemes share its matrices: what they add is drawn last.
+    """
     order = IN_ATTENTION.get(scheme, lambda n: None)
     blocks = [
-        Block(MultiHeadAttention(d_model, HEADS, positions=order(n)), FeedForward(d_model, 2 * d_model))
+        Block(
+            MultiHeadAttention(d_model, HEADS, positions=order(n)),
+            FeedForward(d_model, 2 * d_model),
+        )
         for _ in range(LAYERS)
     ]
     model = Transformer(VOCABULARY, blocks)
@@ -75,7 +96,8 @@ def draw(source: torch.Generator, size: int, n: int) -> Tensor:
 def loss(model: torch.nn.Module, tokens: Tensor, task: str) -> Tensor:
     """Cross-entropy in nats."""
     answers = TASKS[task](tokens)
-    return F.cross_entropy(model(tokens).flatten(0, -2), answers.flatten(), ignore_index=NO_ANSWER)
+    logits = model(tokens).flatten(0, -2)
+    return F.cross_entropy(logits, answers.flatten(), ignore_index=NO_ANSWER)
 
 
 def accuracy(model: torch.nn.Module, tokens: Tensor, task: str) -> Tensor:
@@ -85,9 +107,10 @@ def accuracy(model: torch.nn.Module, tokens: Tensor, task: str) -> Tensor:
 
 
 def equivariance_error(model: torch.nn.Module, tokens: Tensor) -> Tensor:
-    """How far moving the tokens is from moving the logits alike, in standard deviations of the logits.
+    """How far moving the tokens is from moving the logits alike.
 
-    The largest difference over all logits; the tokens are moved one place on, the last to the front.
+    The largest difference over all logits, in standard deviations of the logits; the
+    tokens are moved one place on, the last to the front.
     """
     logits = model(tokens)
     moved = model(tokens.roll(1, -1))
@@ -104,10 +127,11 @@ def measure(
     n: int,
     d_model: int,
 ) -> list[dict[str, Any]]:
-    """Train one scheme on one task from all `seeds` at all rates: one row a rate and seed.
+    """Train one scheme on one task from all `seeds` at all rates: a row a rate and seed.
 
-    `loss` and `curve` are `sweep.measure`'s; `accuracy` and `error`, the `equivariance_error`, are those of
-    the trained model on sequences that training never sees.
+    `loss` and `curve` are `sweep.measure`'s; `accuracy` and `error`, the
+    `equivariance_error`, are those of the trained model on sequences that training never
+    sees.
     """
     return sweep.measure(
         partial(encoder, scheme, n=n, d_model=d_model),

@@ -1,4 +1,7 @@
-"""Why does post-norm need warm-up? Encoders with the norm before or after the sum, of several depths."""
+"""Why does post-norm need warm-up?
+
+Encoders with the norm before or after the sum, of several depths.
+"""
 
 from functools import partial
 from typing import Any
@@ -8,27 +11,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from selfattn.nn import Block, FeedForward, Learned, MultiHeadAttention, Transformer, post_norm, pre_norm
+from selfattn.nn import (
+    Block,
+    FeedForward,
+    Learned,
+    MultiHeadAttention,
+    Transformer,
+    post_norm,
+    pre_norm,
+)
 
 from .. import sweep, training
 from . import positions
 
-HEADS, EXAMPLES = 2, 32  # EXAMPLES: those over which an untrained model's gradients are averaged
+HEADS = 2
+EXAMPLES = 32  # those over which an untrained model's gradients are averaged
 TASK = "reversal"
-PLACEMENTS = {"pre": (pre_norm, torch.nn.LayerNorm), "post": (post_norm, torch.nn.Identity)}
+PLACEMENTS = {
+    "pre": (pre_norm, torch.nn.LayerNorm),
+    "post": (post_norm, torch.nn.Identity),
+}
 
 
 def encoder(placement: str, *, depth: int, n: int, d_model: int) -> Transformer:
-    """An encoder for `positions.reversal`, with learned positions. Both placements share its matrices.
+    """An encoder for `positions.reversal`, with learned positions.
 
-    After blocks of post-norm there is no last norm: the last block ends with one.
+    Both placements share its matrices. After blocks of post-norm there is no last norm:
+    the last block ends with one.
     """
     connect, last_norm = PLACEMENTS[placement]
     blocks = [
-        Block(MultiHeadAttention(d_model, HEADS), FeedForward(d_model, 2 * d_model), connect=connect)
+        Block(
+            MultiHeadAttention(d_model, HEADS),
+            FeedForward(d_model, 2 * d_model),
+            connect=connect,
+        )
         for _ in range(depth)
     ]
-    return Transformer(positions.VOCABULARY, blocks, positions=Learned(n, d_model), norm=last_norm)
+    learned = Learned(n, d_model)
+    return Transformer(positions.VOCABULARY, blocks, positions=learned, norm=last_norm)
 
 
 def first_answer(model: torch.nn.Module, tokens: Tensor) -> Tensor:
@@ -37,23 +58,38 @@ def first_answer(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 
 
 def last_gradient(models: training.Seeds, loss: Any, tokens: Tensor) -> Tensor:
-    """Norm of the loss's gradient at the last feed-forward layer's output matrix, ``(seeds,)``."""
-    *_, last = (tensor for name, tensor in models.parameters.items() if name.endswith("output.weight"))
-    (gradient,) = torch.autograd.grad(models(loss, tokens).sum(), last)
+    """Norm of the loss's gradient at the last feed-forward layer's output matrix.
+
+    One a seed, ``(seeds,)``.
+    """
+    *_, last = (name for name in models.parameters if name.endswith("output.weight"))
+    (gradient,) = torch.autograd.grad(models(loss, tokens).sum(), models.parameters[last])
     return gradient.flatten(1).norm(dim=1)
 
 
-def untrained(placement: str, depth: int, seeds: list[int], n: int, d_model: int) -> list[dict[str, Any]]:
+def untrained(
+    placement: str,
+    depth: int,
+    seeds: list[int],
+    n: int,
+    d_model: int,
+) -> list[dict[str, Any]]:
     """How large gradients at the last block are before training: one row a seed.
 
-    `one` is the mean of their norms, each of one answer's loss (Xiong et al. 2020, theorem 1); `batch` the
-    norm of the mean loss's gradient, over all answers of the same examples.
+    `one` is the mean of their norms, each of one answer's loss (Xiong et al. 2020,
+    theorem 1); `batch` the norm of the mean loss's gradient, over all answers of the same
+    examples.
     """
-    models = training.Seeds(partial(encoder, placement, depth=depth, n=n, d_model=d_model), seeds)
+    make = partial(encoder, placement, depth=depth, n=n, d_model=d_model)
+    models = training.Seeds(make, seeds)
     tokens = next(training.batches(partial(positions.draw, size=EXAMPLES, n=n), seeds))
-    alone = [last_gradient(models, first_answer, tokens[:, example]) for example in range(EXAMPLES)]
+    alone = [last_gradient(models, first_answer, example) for example in tokens.unbind(1)]
     together = last_gradient(models, partial(positions.loss, task=TASK), tokens)
-    columns = {"seed": seeds, "one": torch.stack(alone).mean(0).tolist(), "batch": together.tolist()}
+    columns = {
+        "seed": seeds,
+        "one": torch.stack(alone).mean(0).tolist(),
+        "batch": together.tolist(),
+    }
     return pd.DataFrame(columns).to_dict("records")
 
 
@@ -68,12 +104,15 @@ def measure(
     n: int,
     d_model: int,
 ) -> list[dict[str, Any]]:
-    """Train one placement at one depth from all `seeds` at all rates: one row a rate and seed.
+    """Train one placement at one depth from all `seeds` at all rates.
 
-    `loss` is the mean over all steps, `accuracy` that on 1024 sequences that training never sees.
+    One row a rate and seed. `loss` is the mean over all steps, `accuracy` that on 1024
+    sequences that training never sees.
     """
-    rates, again = zip(*[(rate, seed) for rate in learning_rates for seed in seeds], strict=True)
-    models = training.Seeds(partial(encoder, placement, depth=depth, n=n, d_model=d_model), again)
+    runs = [(rate, seed) for rate in learning_rates for seed in seeds]
+    rates, again = zip(*runs, strict=True)
+    make = partial(encoder, placement, depth=depth, n=n, d_model=d_model)
+    models = training.Seeds(make, again)
     history = training.train(
         models,
         partial(positions.loss, task=TASK),
@@ -83,10 +122,11 @@ def measure(
         warm_up=warm_up,
     )
     unseen = sweep.unseen(partial(positions.draw, n=n), again)
+    accuracy = models.evaluate(partial(positions.accuracy, task=TASK), unseen)
     columns = {
         "learning_rate": rates,
         "seed": again,
         "loss": history.mean(0).tolist(),
-        "accuracy": models.evaluate(partial(positions.accuracy, task=TASK), unseen).tolist(),
+        "accuracy": accuracy.tolist(),
     }
     return pd.DataFrame(columns).to_dict("records")

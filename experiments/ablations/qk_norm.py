@@ -1,4 +1,7 @@
-"""Does bounding the scores widen the usable learning rates? The lookup task, with and without QK-norm."""
+"""Does bounding the scores widen the usable learning rates?
+
+The lookup task, with and without QK-norm.
+"""
 
 from typing import Any
 
@@ -12,7 +15,7 @@ def largest_score(model: lookup.Lookup, given: lookup.Batch) -> Tensor:
     """The largest score before softmax, in absolute value."""
     seen = []
 
-    def watch(module: torch.nn.Module, inputs: Any, compared: tuple[Tensor, Tensor]) -> None:
+    def watch(_: torch.nn.Module, inputs: Any, compared: tuple[Tensor, Tensor]) -> None:
         q, k = compared
         seen.append((q @ k.mT).abs().amax())
 
@@ -22,10 +25,10 @@ def largest_score(model: lookup.Lookup, given: lookup.Batch) -> Tensor:
 
 
 def measure(arm: str, d_k: int, d_model: int, **options: Any) -> list[dict[str, Any]]:
-    """Train one arm of `lookup.ARMS` from all seeds at all rates at once: see `sweep.measure`.
+    """Train one arm of `lookup.ARMS` from all seeds at all rates at once.
 
-    `accuracy` is the share of right answers and `score` the largest score, on 1024 examples that training
-    never sees.
+    See `sweep.measure`. `accuracy` is the share of right answers and `score` the largest
+    score, on 1024 examples that training never sees.
     """
     after = {"accuracy": lookup.accuracy, "score": largest_score}
     return sweep.measure(

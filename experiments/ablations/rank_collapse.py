@@ -1,6 +1,10 @@
-"""Do the tokens stay different? Stacks of blocks at initialization, with and without the skip connection."""
+"""Do the tokens stay different?
+
+Stacks of blocks at initialization, with and without the skip connection.
+"""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,34 +15,48 @@ from selfattn.nn import Block, FeedForward, MultiHeadAttention, pre_norm
 from .. import training
 
 HEADS = 4
+Function = Callable[[Tensor], Tensor]
 NORMS = {"layer norm": torch.nn.LayerNorm, "no norm": torch.nn.Identity}
 
 
-def without_skip(x: Tensor, part: Callable[[Tensor], Tensor], norm: Callable[[Tensor], Tensor]) -> Tensor:
+def without_skip(x: Tensor, part: Function, norm: Function) -> Tensor:
     """A part replaces what it is given: `pre_norm` without the sum."""
     return part(norm(x))
 
 
 def residual(x: Tensor) -> Tensor:
-    r"""How far the tokens ``(..., n, d)`` are from being one and the same: 0 at rank one, at most 1.
+    r"""How far the tokens ``(..., n, d)`` are from being one and the same.
 
-    .. math:: \|X - \mathbf{1} \bar x^\top\|_F \,/\, \|X\|_F, \qquad \bar x = \text{the mean token}
+    It is 0 at rank one, and at most 1.
+
+    .. math::
+
+        \|X - \mathbf{1} \bar x^\top\|_F \,/\, \|X\|_F, \qquad
+        \bar x = \text{the mean token}
 
     (After Dong et al. 2021, section 2, who take another norm.)
 
-    >>> residual(torch.tensor([[1.0, 2.0], [1.0, 2.0]])), residual(torch.tensor([[1.0, 2.0], [-1.0, -2.0]]))
-    (tensor(0.), tensor(1.))
+    >>> same, opposite = [[1.0, 2.0], [1.0, 2.0]], [[1.0, 2.0], [-1.0, -2.0]]
+    >>> residual(torch.tensor([same, opposite]))
+    tensor([0., 1.])
     """
     return (x - x.mean(-2, keepdim=True)).norm(dim=(-2, -1)) / x.norm(dim=(-2, -1))
 
 
-def stack(depth: int, d_model: int, *, skip: bool, feed_forward: bool, norm: str) -> list[Block]:
+def stack(
+    depth: int,
+    d_model: int,
+    *,
+    skip: bool,
+    feed_forward: bool,
+    norm: str,
+) -> list[Block]:
     """The blocks of one arm. Attention is drawn first, so that all arms share it."""
     attentions = [MultiHeadAttention(d_model, HEADS) for _ in range(depth)]
     parts = [FeedForward(d_model) if feed_forward else None for _ in range(depth)]
-    connect = pre_norm if skip else without_skip
+    options = {"connect": pre_norm if skip else without_skip, "norm": NORMS[norm]}
     pairs = zip(attentions, parts, strict=True)
-    return [Block(attention, part, connect=connect, norm=NORMS[norm]).double() for attention, part in pairs]
+    return [Block(attention, part, **options).double() for attention, part in pairs]
 
 
 def residuals(blocks: list[Block], x: Tensor) -> Iterator[float]:
@@ -51,18 +69,28 @@ def residuals(blocks: list[Block], x: Tensor) -> Iterator[float]:
 
 @torch.no_grad()
 def measure(
-    skip: bool, feed_forward: bool, norm: str, seeds: list[int], depth: int, batch: int, n: int, d_model: int
+    skip: bool,
+    feed_forward: bool,
+    norm: str,
+    seeds: list[int],
+    depth: int,
+    batch: int,
+    n: int,
+    d_model: int,
 ) -> list[dict[str, Any]]:
     """The residual from layer 0, which is the input, to layer `depth`: one row a seed.
 
-    The input is `batch` sequences of `n` independent normal tokens. All arms of a seed have the same
-    input and the same attention matrices. In float64, residuals down to 1e-15 mean something.
+    The input is `batch` sequences of `n` independent normal tokens. All arms of a seed
+    have the same input and the same attention matrices. In float64, residuals down to
+    1e-15 mean something.
     """
-    inputs = training.batches(lambda source: torch.randn(batch, n, d_model, generator=source).double(), seeds)
+    normal = partial(torch.randn, batch, n, d_model)
+    inputs = training.batches(lambda source: normal(generator=source).double(), seeds)
+    arm = {"skip": skip, "feed_forward": feed_forward, "norm": norm}
     rows = []
     for seed, x in zip(seeds, next(inputs), strict=True):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            blocks = stack(depth, d_model, skip=skip, feed_forward=feed_forward, norm=norm)
+            blocks = stack(depth, d_model, **arm)
         rows.append({"seed": seed, "residuals": list(residuals(blocks, x))})
     return rows

@@ -1,4 +1,7 @@
-"""Recall of many pairs: keys and values in a row, then some of the keys again, each asking for its value."""
+"""Recall of many pairs.
+
+Keys and values in a row, then some of the keys again, each asking for its value.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,14 +21,20 @@ WINDOW = 8  # tokens that a query of the window arm sees, itself among them
 
 
 class Batch(NamedTuple):
-    """Tokens ``(batch, 2 * pairs + QUERIES)`` and the answers to the last ones, ``(batch, QUERIES)``."""
+    """Tokens ``(batch, 2 * pairs + QUERIES)`` and the answers to the last ones.
+
+    The answers are ``(batch, QUERIES)``.
+    """
 
     tokens: Tensor
     answers: Tensor
 
 
 def draw(source: torch.Generator, size: int, pairs: int) -> Batch:
-    """`size` fresh sequences k₁ v₁ k₂ v₂ …: distinct keys, random values (value v is token `KEYS` + v)."""
+    """`size` fresh sequences k₁ v₁ k₂ v₂ …: distinct keys, random values.
+
+    Value v is token `KEYS` + v.
+    """
     keys = torch.rand(size, KEYS, generator=source).argsort(-1)[:, :pairs]
     values = torch.randint(VALUES, (size, pairs), generator=source)
     asked = torch.rand(size, pairs, generator=source).argsort(-1)[:, :QUERIES]
@@ -45,7 +54,10 @@ def window(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The queries read the sums over the pairs (Katharopoulos et al. 2020), not over each other."""
+    """The queries read the sums over the pairs, not over each other.
+
+    (Katharopoulos et al. 2020.)
+    """
     facts = k.shape[-2] - q.shape[-2]
     return sa.linear_attention(q, k[..., :facts, :], v[..., :facts, :])
 
@@ -53,7 +65,11 @@ def linear(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 class Attend(torch.nn.Module):
     """One head between four projections; `mix` says how queries gather."""
 
-    def __init__(self, mix: Callable[[Tensor, Tensor, Tensor], Tensor], d_model: int) -> None:
+    def __init__(
+        self,
+        mix: Callable[[Tensor, Tensor, Tensor], Tensor],
+        d_model: int,
+    ) -> None:
         super().__init__()
         self.mix = mix
         self.parts = sa.nn.MultiHeadAttention(d_model, 1)
@@ -61,11 +77,15 @@ class Attend(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the last `QUERIES` tokens gather, ``(batch, QUERIES, d_model)``."""
         parts = self.parts
-        return parts.output(self.mix(parts.query(x[:, -QUERIES:]), parts.key(x), parts.value(x)))
+        q = parts.query(x[:, -QUERIES:])
+        return parts.output(self.mix(q, parts.key(x), parts.value(x)))
 
 
 class Recur(torch.nn.Module):
-    """An LSTM over all tokens, with a state as wide as the model and twice attention's parameters."""
+    """An LSTM over all tokens, with a state as wide as the model.
+
+    It has twice attention's parameters.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -85,7 +105,10 @@ ARMS: dict[str, Callable[[int], torch.nn.Module]] = {  # given d_model
 
 
 class Recall(torch.nn.Module):
-    """Tokens that know the one before them, an arm that joins them, and a feed-forward map and readout."""
+    """Tokens that know the one before them, and an arm that joins them.
+
+    A feed-forward map and a readout follow.
+    """
 
     def __init__(self, arm: str, d_model: int) -> None:
         super().__init__()
@@ -122,19 +145,22 @@ def measure(
     batch_size: int,
     d_model: int,
 ) -> list[dict[str, Any]]:
-    """Train one arm from all `seeds` at each learning rate at once: one row a seed and rate.
+    """Train one arm from all `seeds` at all rates at once: one row a seed and rate.
 
     `accuracy` is that on 256 unseen sequences, `loss` the mean over all steps.
     """
-    again, rates = seeds * len(learning_rates), [rate for rate in learning_rates for _ in seeds]
+    again = seeds * len(learning_rates)
+    rates = [rate for rate in learning_rates for _ in seeds]
     models = training.Seeds(partial(Recall, arm, d_model), again)
     data = training.batches(partial(draw, size=batch_size, pairs=pairs), again)
     history = training.train(models, loss, data, steps=steps, learning_rate=rates)
-    unseen = next(training.batches(partial(draw, size=256, pairs=pairs), [10**6 + seed for seed in again]))
+    fresh = [10**6 + seed for seed in again]
+    unseen = next(training.batches(partial(draw, size=256, pairs=pairs), fresh))
     columns = {
         "seed": again,
         "learning_rate": rates,
         "loss": history.mean(0).tolist(),
         "accuracy": models.evaluate(accuracy, unseen).tolist(),
     }
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
