@@ -136,7 +136,7 @@ def loss(model: torch.nn.Module, tokens: Tensor) -> Tensor:
 def stepwise(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     """The same when the model is given only what comes before each token.
 
-    So it is when it generates.
+    That is how it generates.
     """
     tokens = tokens[:256]  # as many forward passes as tokens
     losses = [
