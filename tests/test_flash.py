@@ -240,6 +240,12 @@ class TestSmallScores:
         q, k = library([[[0.0, 1.0], [3.0, 4.0]], [[1.0, 1.0], [0.0, 0.0]]]), library([[1.0, 0], [0, -4.0]])
         assert kernels.small_scores(q, k, k, scale) is small
 
+    @pytest.mark.parametrize("like", [np.asarray, torch.tensor])
+    def test_a_bias_may_be_far_from_zero(self, like, normal):
+        q, k, v, bias = like(normal(3, 4)), like(normal(6, 4)), like(normal(6, 4)), like(900 * normal(3, 6))
+        expected = sa.attention(q, k, v, bias=bias, softcap=5.0)
+        assert_allclose(sa.flash_attention(q, k, v, bias=bias, softcap=5.0), expected, atol=1e-12)
+
     def test_a_key_of_another_head_does_not(self):
         q, k = np.array([[[1.0]], [[9.0]]]), np.array([[[9.0]], [[1.0]]])
         assert kernels.small_scores(q, k, k, 1.0)
