@@ -285,7 +285,8 @@ def test_solutions_are_folded_and_open_by_keyboard(tab):
         assert content.is_visible()
 
 
-def test_code_and_what_it_prints_fit_their_boxes(tab):
+@pytest.mark.parametrize("tab", NOTEBOOKS, indirect=True)
+def test_code_and_what_it_prints_fit_their_boxes_in_a_notebook(tab):
     wide = tab.page.evaluate(
         """() => {
             document.querySelectorAll('.toggle-hidden').forEach(e => e.classList.remove('toggle-hidden'));
