@@ -17,7 +17,7 @@ help:
 	@echo "make test         every test, after make book"
 	@echo "make experiments  rerun all experiments at the default profile, into runs/"
 	@echo "make verify       rerun the published experiments and check their claims"
-	@echo "make bench        speed and memory beside their peers, about twelve quiet minutes"
+	@echo "make bench        speed and memory beside their peers, about a quarter of an hour, quiet"
 	@echo "make refresh      execute the notebooks whose stored outputs are stale"
 	@echo "make lint         ruff and the import contracts"
 	@echo "make pins         resolve requirements.txt anew from pyproject.toml"
