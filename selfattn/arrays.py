@@ -1,8 +1,11 @@
-"""Which array library the arguments belong to, and what an error message says about them."""
+"""What the arguments are: of which library, of which type, whether their numbers can be looked at."""
 
+import operator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from array_api_compat import array_namespace, is_array_api_obj
+import numpy as np
+from array_api_compat import array_namespace, is_array_api_obj, is_torch_array
 
 
 def describe(**arrays: Any) -> str:
@@ -33,13 +36,13 @@ def namespace(**arrays: Any) -> Any:
     Traceback (most recent call last):
     TypeError: expected arrays of one library; got q numpy float64 (2,), k builtins list
     """
-    present = [array for array in arrays.values() if array is not None]
     try:
-        xp = array_namespace(*present)
+        xp = array_namespace(*arrays.values())
     except TypeError:
         raise TypeError(f"expected arrays of one library; got {describe(**arrays)}") from None
-    if not all(hasattr(array, "dtype") and xp.isdtype(array.dtype, "real floating") for array in present):
-        raise TypeError(f"expected real floating-point arrays; got {describe(**arrays)}")
+    for array in arrays.values():
+        if array is not None and not (hasattr(array, "dtype") and xp.isdtype(array.dtype, "real floating")):
+            raise TypeError(f"expected real floating-point arrays; got {describe(**arrays)}")
     return xp
 
 
@@ -56,12 +59,112 @@ def is_array(array: Any, xp: Any, kind: Any) -> bool:
     return is_array_api_obj(array) and array_namespace(array) is xp and xp.isdtype(array.dtype, kind)
 
 
-def broadcasts(array: Any, shape: tuple[int, ...]) -> bool:
-    """Whether the array broadcasts to this very shape.
+def broadcasts(shape: tuple, target: tuple) -> bool:
+    """Whether an array of the first shape broadcasts to the second, to this very shape.
 
-    >>> import numpy as np
-    >>> broadcasts(np.zeros((1, 3)), (4, 2, 3)), broadcasts(np.zeros((4, 3)), (1, 3))
+    >>> broadcasts((1, 3), (4, 2, 3)), broadcasts((4, 3), (1, 3))
     (True, False)
     """
-    sizes = zip(array.shape[::-1], shape[::-1], strict=False)
-    return array.ndim <= len(shape) and all(size in (1, wanted) for size, wanted in sizes)
+    sizes = zip(shape[::-1], target[::-1], strict=False)
+    return len(shape) <= len(target) and all(size in (1, wanted) for size, wanted in sizes)
+
+
+def joined(*shapes: tuple) -> tuple:
+    """The shape to which all of these broadcast, also where torch traces the sizes.
+
+    Raises `ValueError` when they don't fit each other.
+
+    >>> joined((2, 1), (), (4, 1, 3))
+    (4, 2, 3)
+    """
+    sizes = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for axis, size in enumerate(shape[::-1], start=1):
+            if sizes[-axis] == 1:
+                sizes[-axis] = size
+            elif size not in (1, sizes[-axis]):
+                raise ValueError(f"shapes don't broadcast: {', '.join(map(str, shapes))}")
+    return tuple(sizes)
+
+
+def integer(name: str, value: Any) -> int:
+    """The value as a Python integer. Raises `TypeError`, with the name and the value, when it is none.
+
+    >>> integer("left", np.int64(3))
+    3
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is an integer; got {value!r}") from None
+
+
+def traced(*arguments: Any) -> bool:
+    """Whether torch is recording or transforming what is done with these, so that no number may be looked at.
+
+    That is so in `torch.compile`, `torch.export` and `torch.jit.trace`, in transforms of `torch.func` such as
+    vmap, for dual numbers of forward-mode derivatives, and for tensors without data (the device "meta").
+
+    >>> traced(np.zeros(3), None)
+    False
+    """
+    tensors = list(filter(is_torch_array, arguments))
+    if not tensors:
+        return False
+    import torch
+    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch.autograd import forward_ad
+
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    for tensor in tensors:
+        if tensor.is_meta or is_functorch_wrapped_tensor(tensor):
+            return True
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            return True
+    return False
+
+
+def finite(*arrays: Any) -> bool:
+    """Whether the arrays surely hold neither NaN nor infinity, nor tensors so large that products overflow.
+
+    False also where numbers may not be looked at (see `traced`), or are so large that their sum is infinite.
+
+    >>> finite(np.ones(3)), finite(np.ones(3), np.array([1.0, np.nan]))
+    (True, False)
+    """
+    for array in arrays:
+        xp = array_namespace(array)
+        if xp.finfo(array.dtype).bits < 32:
+            array = xp.astype(array, xp.float32)
+        if is_torch_array(array):
+            if traced(array):
+                return False
+            length = xp.linalg.vector_norm(array)
+            if not xp.isfinite(length * length):  # which bounds all q · k
+                return False
+        else:
+            with undisturbed(array):
+                if not xp.isfinite(xp.sum(array)):
+                    return False
+    return True
+
+
+def undisturbed(array: Any) -> AbstractContextManager:
+    """The context in which the arithmetic is done: nothing beyond the formula happens to the numbers.
+
+    What is too large or too small for its type becomes infinite or zero without a word from NumPy, whatever
+    `numpy.errstate` says outside; torch's autocast doesn't narrow what was widened on purpose.
+
+    >>> with np.errstate(all="raise"), undisturbed(np.ones(1)):
+    ...     np.exp(np.array([-1e3]))
+    array([0.])
+    """
+    if not is_torch_array(array):
+        return np.errstate(all="ignore")
+    import torch
+
+    kind = array.device.type
+    if kind != "meta" and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

@@ -1,13 +1,15 @@
 """Attention: scores, softmax, and a weighted sum of the values."""
 
-from itertools import combinations, pairwise, zip_longest
+from collections.abc import Callable
 from typing import Any
 
+from array_api_compat import array_namespace
 from jaxtyping import Float
 
-from .arrays import broadcasts, describe, is_array, namespace
+from .arguments import fitted
+from .arrays import finite, undisturbed
 from .mask import Mask
-from .scores import scaled_dot_product
+from .scores import logits
 from .softmax import softmax
 
 
@@ -37,6 +39,10 @@ def attention_weights(
     - `softcap`: a positive number c; the scaled scores become :math:`c \tanh(s/c)` before bias and mask
       (Gemma Team 2024).
 
+    The result's type is the one to which q and k are promoted. Half precisions are computed in float32, also
+    under torch's autocast. A NaN or an infinity makes NaN of the rows that may see it, and touches no other,
+    nor its gradient.
+
     Raises `TypeError` for mixed libraries, integers, or a mask that isn't boolean, and `ValueError` for
     shapes that don't fit; the message names what was seen.
 
@@ -44,19 +50,19 @@ def attention_weights(
     >>> attention_weights(np.zeros((1, 2)), np.ones((4, 2)))
     array([[0.25, 0.25, 0.25, 0.25]])
     """
-    xp = namespace(q=q, k=k, bias=bias)
-    (k,) = one_head_per_query_head(q, k=k)
-    scores = scaled_dot_product(q, k, scale)
-    if softcap is not None:
-        scores = softcap * xp.tanh(scores / softcap)
-    if bias is not None:
-        finite = xp.clip(scores, max=float(xp.finfo(scores.dtype).max))  # ∞ - ∞ is NaN
-        scores = finite + _fits("bias", bias, scores)
-    if isinstance(mask, Mask):
-        mask = mask.dense(*scores.shape[-2:], like=scores)
-    if mask is not None:
-        scores = xp.where(_fits("mask", mask, scores, boolean=True), scores, -xp.inf)
-    return softmax(scores)
+    with undisturbed(q):
+        q, k, _, bias, scale = fitted(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap)
+        xp = array_namespace(q)
+        if isinstance(mask, Mask):
+            mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
+
+        def weights(q: Any, k: Any) -> Any:
+            return softmax(logits(q, k, scale=scale, softcap=softcap, bias=bias, mask=mask))
+
+        if finite(q, k):
+            return xp.astype(weights(q, k), q.dtype, copy=False)
+        spoilt = showing(lambda q, k, v: weights(q, k) @ v, q, k, xp.zeros_like(k[..., :1]))
+        return xp.astype(weights(cleaned(q), cleaned(k)) + spoilt, q.dtype, copy=False)
 
 
 def attention(
@@ -79,53 +85,62 @@ def attention(
     Shapes: as in `attention_weights`; `v` ``(*batch, kv_heads, kv_len, d_v)``; the result
     ``(*batch, heads, q_len, d_v)``. A query that may attend nowhere gets zeros.
 
-    Options and errors: see `attention_weights`.
+    Options, types and errors: see `attention_weights`.
 
     >>> import numpy as np
     >>> q, k, v = np.zeros((1, 2)), np.ones((2, 2)), np.array([[1.0, 3.0], [5.0, 7.0]])
     >>> attention(q, k, v)
     array([[3., 5.]])
     """
-    k, v = one_head_per_query_head(q, k=k, v=v)
-    return attention_weights(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap) @ v
+    with undisturbed(q):
+        q, k, v, bias, scale = fitted(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
+        xp = array_namespace(q)
+        if isinstance(mask, Mask):
+            mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
+
+        def average(q: Any, k: Any, v: Any) -> Any:
+            weights = softmax(logits(q, k, scale=scale, softcap=softcap, bias=bias, mask=mask))
+            return weights @ xp.astype(v, weights.dtype, copy=False)
+
+        output = average(q, k, v) if finite(q, k, v) else showing(average, q, k, v)
+        return xp.astype(output, q.dtype, copy=False)
 
 
-def one_head_per_query_head(q: Any, **shared: Any) -> list[Any]:
-    """Repeat key and value heads so that each query head finds its group's own at its index.
+def showing(
+    average: Callable[[Any, Any, Any], Any],
+    q: Any,
+    k: Any,
+    v: Any,
+    seeing: Callable[[Any, Any, Any], Any] | None = None,
+) -> Any:
+    """An average of the values in which a NaN or an infinity shows where it may be seen, and nowhere else.
 
-    Raises `ValueError` when the lengths differ or batch or head axes don't fit; the message names the shapes.
+    Zero times NaN is NaN: in plain products a number that isn't finite would reach outputs, and gradients,
+    of queries that give it no weight. So the average is taken of what is finite; and another one, of marks on
+    the rest at equal scores, finds whose outputs are to be NaN. `seeing` takes that average, where the first
+    one has a feature map of its own or drops weights.
 
     >>> import numpy as np
-    >>> (k,) = one_head_per_query_head(np.zeros((4, 1, 1)), k=np.array([[[1.0]], [[2.0]]]))
-    >>> k.tolist()
-    [[[1.0]], [[1.0]], [[2.0]], [[2.0]]]
+    >>> x = np.array([[1.0], [np.nan]])
+    >>> showing(lambda q, k, v: np.tri(2) @ v, x, x, x)
+    array([[ 1.],
+           [nan]])
     """
-    xp = namespace(q=q, **shared)
-    if any(x.ndim < 2 for x in (q, *shared.values())):
-        raise ValueError(f"expected at least two axes, (..., length, width); got {describe(q=q, **shared)}")
-    if any(x.shape[-2] != y.shape[-2] for x, y in pairwise(shared.values())):
-        raise ValueError(f"expected as many values as keys; got {describe(**shared)}")
-    batch = zip_longest(*(x.shape[-4::-1] for x in (q, *shared.values())), fillvalue=1)
-    if any(a != b and a != 1 and b != 1 for sizes in batch for a, b in combinations(sizes, 2)):
-        raise ValueError(f"batch axes must broadcast; got {describe(q=q, **shared)}")
-    heads = [x.shape[-3] if x.ndim > 2 else 1 for x in (q, *shared.values())]
-    if any(count == 0 or heads[0] % count for count in heads[1:]):
-        raise ValueError(f"key and value heads must divide the query heads; got {describe(q=q, **shared)}")
-    return [
-        x if count in (1, heads[0]) else xp.repeat(x, heads[0] // count, axis=-3)
-        for x, count in zip(shared.values(), heads[1:], strict=True)
-    ]
+    xp = array_namespace(q)
+    marks = ~xp.isfinite(v) | ~xp.all(xp.isfinite(k), axis=-1, keepdims=True)
+    marks = xp.concat([marks, xp.ones_like(marks[..., :1])], axis=-1)  # the last one is of every key
+    seeing = average if seeing is None else seeing
+    seen = seeing(xp.zeros_like(q), xp.zeros_like(k), xp.astype(marks, q.dtype)) > 0
+    spoilt = seen[..., :-1] | (seen[..., -1:] & ~xp.all(xp.isfinite(q), axis=-1, keepdims=True))
+    return xp.where(spoilt, xp.nan, average(cleaned(q), cleaned(k), cleaned(v)))
 
 
-def _fits(name: str, array: Any, scores: Any, boolean: bool = False) -> Any:
-    """`array` itself, once it is known to broadcast to the scores."""
-    if boolean and not is_array(array, namespace(scores=scores), "bool"):
-        raise TypeError(
-            "a mask is a Mask or a boolean array (True = may attend) of the scores' library; "
-            f"got {describe(scores=scores, mask=array)}"
-        )
-    if not broadcasts(array, scores.shape):
-        raise ValueError(
-            f"{name} must broadcast to the scores {tuple(scores.shape)}; got {describe(**{name: array})}"
-        )
-    return array
+def cleaned(x: Any) -> Any:
+    """Zeros in place of what isn't finite.
+
+    >>> import numpy as np
+    >>> cleaned(np.array([1.0, np.nan, -np.inf]))
+    array([1., 0., 0.])
+    """
+    xp = array_namespace(x)
+    return xp.where(xp.isfinite(x), x, 0.0)

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from .arguments import fitted
 from .arrays import describe, namespace
-from .attention import attention_weights, one_head_per_query_head
+from .attention import attention_weights
 from .scores import scaled_dot_product
 from .softmax import softmax_backward
 
@@ -66,12 +67,11 @@ def attention_backward(
     """
     xp = namespace(gradient=gradient, q=q, k=k, v=v)
     weights = attention_weights(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap)
-    keys, values = one_head_per_query_head(q, k=k, v=v)
+    _, keys, values, _, scale = fitted(q, k, v, scale=scale)
     batch = np.broadcast_shapes(weights.shape[:-2], values.shape[:-2])
     if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
         seen = describe(gradient=gradient, q=q, k=k, v=v)
         raise ValueError(f"gradient must have the output's shape; got {seen}")
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     biased = softmax_backward(weights, gradient @ values.mT)
     scores = biased
     if softcap is not None:

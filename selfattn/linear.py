@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from array_api_compat import device
 from jaxtyping import Float
 
-from .arrays import describe, namespace
-from .attention import one_head_per_query_head
+from .arguments import fitted
+from .arrays import describe, finite, namespace, undisturbed
+from .attention import showing
 
 CHUNK = 64
 """How many tokens of a causal sequence are compared with each other at once."""
@@ -63,16 +65,17 @@ def linear_attention(
     [[1.0], [2.0], [4.0]]
     """
     xp = namespace(q=q, k=k, v=v)
-    features_q, features_k, values = _features(q, k, v, feature_map, causal)
-    if not causal:
-        s, z = _sums(features_k, values)
-        return xp.astype(_ratio(features_q @ s, features_q @ z), q.dtype)
-    n, state, outputs = q.shape[-2], None, []
-    for start in range(0, max(n, 1), CHUNK):
-        now = (..., slice(start, min(start + CHUNK, n)), slice(None))
-        state, output = _advance(state, features_q[now], features_k[now], values[now])
-        outputs.append(output)
-    return xp.astype(xp.concat(outputs, axis=-2), q.dtype)
+    with undisturbed(q):
+        features_q, features_k, values = _features(q, k, v, feature_map, causal)
+        if not causal:
+            s, z = _sums(features_k, values)
+            return xp.astype(_ratio(features_q @ s, features_q @ z), xp.result_type(q, k, v))
+        n, state, outputs = q.shape[-2], None, []
+        for start in range(0, max(n, 1), CHUNK):
+            now = (..., slice(start, min(start + CHUNK, n)), slice(None))
+            state, output = _advance(state, features_q[now], features_k[now], values[now])
+            outputs.append(output)
+        return xp.astype(xp.concat(outputs, axis=-2), xp.result_type(q, k, v))
 
 
 def linear_attention_step(
@@ -100,18 +103,18 @@ def linear_attention_step(
     ([[1.0]], [[2.0]])
     """
     xp = namespace(q=q, k=k, v=v)
-    state, output = _advance(state, *_features(q, k, v, feature_map, causal=True))
-    return state, xp.astype(output, q.dtype)
+    with undisturbed(q):
+        state, output = _advance(state, *_features(q, k, v, feature_map, causal=True))
+        return state, xp.astype(output, xp.result_type(q, k, v))
 
 
 def _features(
     q: Any, k: Any, v: Any, feature_map: Callable[[Any], Any], causal: bool
 ) -> tuple[Any, Any, Any]:
     """Features of queries and of keys, and values, one head a query head, in float32 at least."""
-    k, v = one_head_per_query_head(q, k=k, v=v)
-    if q.shape[-1] != k.shape[-1] or (causal and q.shape[-2] != k.shape[-2]):
-        wanted = "equal widths and, when causal, equal lengths"
-        raise ValueError(f"queries and keys need {wanted}; got {describe(q=q, k=k)}")
+    q, k, v, *_ = fitted(q, k, v)
+    if causal and q.shape[-2] != k.shape[-2]:
+        raise ValueError(f"causal queries and keys need equal lengths; got {describe(q=q, k=k)}")
     xp = namespace(q=q)
     if xp.finfo(q.dtype).bits < 32:
         q, k, v = (xp.astype(x, xp.float32) for x in (q, k, v))
@@ -131,10 +134,19 @@ def _ratio(top: Any, bottom: Any) -> Any:
 
 def _advance(state: LinearState | None, q: Any, k: Any, v: Any) -> tuple[LinearState, Any]:
     """Features of some tokens attend to the state and to those among them that aren't later."""
-    xp = namespace(q=q)
-    weights, sums = xp.tril(q @ k.mT), _sums(k, v)
-    top, bottom = weights @ v, xp.sum(weights, axis=-1, keepdims=True)
+    xp, sums = namespace(q=q), _sums(k, v)
     if state is not None:
-        top, bottom = top + q @ state.s, bottom + q @ state.z
         sums = LinearState(state.s + sums.s, state.z + sums.z)
-    return sums, _ratio(top, bottom)
+
+    def average(q: Any, k: Any, v: Any) -> Any:
+        weights = xp.tril(q @ k.mT)
+        top, bottom = weights @ v, xp.sum(weights, axis=-1, keepdims=True)
+        if state is not None:
+            top, bottom = top + q @ state.s, bottom + q @ state.z
+        return _ratio(top, bottom)
+
+    def seeing(q: Any, k: Any, v: Any) -> Any:
+        n = v.shape[-2]
+        return xp.tril(xp.ones((n, n), dtype=v.dtype, device=device(v))) @ v
+
+    return sums, average(q, k, v) if finite(q, k, v) else showing(average, q, k, v, seeing)

@@ -1,30 +1,166 @@
 """The masks in use: causal, sliding windows, padding, prefixes, packed documents; see `Mask` for more."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_torch_array, to_device
 
-from .mask import Mask
+from .arrays import integer, traced
+from .mask import END, Interval, Mask
 
-causal = Mask(bounds=lambda i: (0, i + 1))
+
+class Span(Mask):
+    """A rule that allows each query the keys between two bounds, and all of them."""
+
+    def bounds(self, i: Any) -> tuple[Any, Any]:
+        """The first key of the queries ``(q_len, 1)`` and the one behind their last, which broadcast."""
+        raise NotImplementedError
+
+    def block(self, queries: slice, keys: slice, like: Any = None) -> Any:
+        """See `Mask.block`."""
+        like = np.empty(0) if like is None else like
+        xp = array_namespace(like)
+        i = xp.arange(queries.start, queries.stop, device=device(like))[:, None]
+        j = xp.arange(keys.start, keys.stop, device=device(like))[None, :]
+        lo, hi = self.bounds(i)
+        allowed = (lo <= j) & (j < hi)
+        return xp.broadcast_to(allowed, (*allowed.shape[:-2], i.shape[0], j.shape[1]))
+
+    def rows(self, i: np.ndarray) -> Interval:
+        """See `Mask.rows`."""
+        i = i[:, None]
+        lo, hi = self.bounds(i)
+        return Interval.of(np.maximum(lo + 0 * i, 0)[..., 0], (hi + 0 * i)[..., 0], True)
+
+
+class Causal(Span):
+    """See `causal`."""
+
+    def __init__(self) -> None:
+        pass  # no field
+
+    def bounds(self, i: Any) -> tuple[Any, Any]:
+        """See `Span.bounds`."""
+        return 0, i + 1
+
+    def __repr__(self) -> str:
+        return "causal"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SlidingWindow(Span):
+    """See `sliding_window`."""
+
+    left: int
+    right: int
+
+    def bounds(self, i: Any) -> tuple[Any, Any]:
+        """See `Span.bounds`."""
+        return i - min(self.left, END), i + min(self.right, END) + 1
+
+    def __repr__(self) -> str:
+        return f"sliding_window({self.left}, {self.right})" if self.right else f"sliding_window({self.left})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Padding(Span):
+    """See `padding`."""
+
+    lengths: Any
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """See `Mask`."""
+        return (*self.lengths.shape, 1) if self.lengths.ndim else ()
+
+    def bounds(self, i: Any) -> tuple[Any, Any]:
+        """See `Span.bounds`."""
+        lengths = array_namespace(i).asarray(self.lengths, device=device(i))
+        return 0, lengths[..., None, None, None] if lengths.ndim else lengths
+
+    def __repr__(self) -> str:
+        return f"padding({_printed(self.lengths)})"
+
+
+class Prefix(Padding):
+    """See `prefix`."""
+
+    def __repr__(self) -> str:
+        return f"prefix({_printed(self.lengths)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Documents(Mask):
+    """See `documents`."""
+
+    ids: Any
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """See `Mask`."""
+        return (*self.ids.shape[:-1], 1) if self.ids.ndim > 1 else ()
+
+    def block(self, queries: slice, keys: slice, like: Any = None) -> Any:
+        """See `Mask.block`."""
+        self._check(queries.start, queries.stop)
+        like = np.empty(0) if like is None else like
+        xp, n = array_namespace(like), self.ids.shape[-1]
+        ids = xp.asarray(self.ids, device=device(like))
+        same = ids[..., queries, None] == ids[..., None, keys.start : min(keys.stop, n)]
+        behind = keys.stop - keys.start - same.shape[-1]  # the last id
+        if behind:
+            none = xp.zeros((*same.shape[:-1], behind), dtype=xp.bool, device=device(like))
+            same = xp.concat([same, none], axis=-1)
+        return same[..., None, :, :] if ids.ndim > 1 else same
+
+    def rows(self, i: np.ndarray) -> Interval:
+        """See `Mask.rows`: from a document's first token to its last, exact where no other is in between."""
+        if i.size:
+            self._check(int(i[0]), int(i[-1]) + 1)
+        order = np.argsort(self.ids, axis=-1, kind="stable")
+        ids = np.take_along_axis(self.ids, order, axis=-1)
+        begins = np.ones(ids.shape, bool)
+        begins[..., 1:] = ids[..., 1:] != ids[..., :-1]
+        ends = np.ones(ids.shape, bool)
+        ends[..., :-1] = begins[..., 1:]
+        lo, hi = np.empty_like(order), np.empty_like(order)
+        count = np.diff(np.append(np.flatnonzero(begins), begins.size))
+        np.put_along_axis(lo, order, np.repeat(order[begins], count).reshape(ids.shape), axis=-1)
+        np.put_along_axis(hi, order, np.repeat(order[ends] + 1, count).reshape(ids.shape), axis=-1)
+        counts = np.empty_like(order)
+        np.put_along_axis(counts, order, np.repeat(count, count).reshape(ids.shape), axis=-1)
+        heads = (slice(None),) * (ids.ndim - 1) + ((None,) if ids.ndim > 1 else ())
+        return Interval(lo[*heads, i], hi[*heads, i], (hi - lo == counts)[*heads, i])
+
+    def _check(self, start: int, stop: int) -> None:
+        n = self.ids.shape[-1]
+        if start < stop and not 0 <= start < stop <= n:
+            raise ValueError(f"there are ids for {n} positions; got queries from {start} to {stop - 1}")
+
+    def __repr__(self) -> str:
+        return f"documents({_printed(self.ids)})"
+
+
+causal = Causal()
 """Each query attends to itself and to what came before it (Vaswani et al. 2017, section 3.2.3)."""
 
 
 def sliding_window(left: int, right: int = 0) -> Mask:
     """Each query attends to `left` keys before it, itself, and `right` keys after it (Beltagy et al. 2020).
 
-    Raises `ValueError` when a side is negative.
+    Raises `TypeError` when a side is no integer, `ValueError` when one is negative.
 
     >>> sliding_window(1).dense(3, 3).astype(int)
     array([[1, 0, 0],
            [1, 1, 0],
            [0, 1, 1]])
     """
+    left, right = integer("left", left), integer("right", right)
     if left < 0 or right < 0:
         seen = f"left={left}, right={right}"
         raise ValueError(f"a window reaches 0 or more keys to each side; got {seen}")
-    return Mask(bounds=lambda i: (i - left, i + right + 1))
+    return SlidingWindow(left, right)
 
 
 def padding(lengths: Any) -> Mask:
@@ -38,11 +174,7 @@ def padding(lengths: Any) -> Mask:
     >>> padding([1, 2]).dense(1, 2).astype(int).tolist()
     [[[[1, 0]]], [[[1, 1]]]]
     """
-    counts = _integers("lengths", lengths)
-    if counts.size and counts.min() < 0:
-        raise ValueError(f"lengths are 0 or more; got {counts.min()}")
-    counts = counts[..., None, None, None] if counts.ndim else counts
-    return Mask(bounds=lambda i: (0, array_namespace(i).asarray(counts, device=device(i))))
+    return Padding(_lengths(lengths))
 
 
 def prefix(length: Any) -> Mask:
@@ -56,7 +188,7 @@ def prefix(length: Any) -> Mask:
            [1, 1, 0],
            [1, 1, 1]])
     """
-    return padding(length)
+    return Prefix(_lengths(length))
 
 
 def documents(ids: Any) -> Mask:
@@ -77,41 +209,32 @@ def documents(ids: Any) -> Mask:
     ids = _integers("ids", ids)
     if ids.ndim == 0:
         raise ValueError(f"ids are an array (..., n), one for each position; got the number {ids}")
-    n, heads = ids.shape[-1], (1,) if ids.ndim > 1 else ()
-
-    def at(positions: Any, table: np.ndarray) -> Any:
-        xp = array_namespace(positions)
-        table = table.reshape(*ids.shape[:-1], *heads, n)
-        return xp.take(xp.asarray(table, device=device(positions)), positions, axis=-1)
-
-    def of_queries(i: Any, table: np.ndarray) -> Any:
-        xp = array_namespace(i)
-        if i.shape[0] and not 0 <= int(xp.min(i)) <= int(xp.max(i)) < n:
-            raise ValueError(
-                f"there are ids for {n} positions; got queries from {int(xp.min(i))} to {int(xp.max(i))}"
-            )
-        return at(i[:, 0], table)[..., :, None]
-
-    def changes(ids: np.ndarray) -> np.ndarray:
-        return ids[..., 1:] != ids[..., :-1]
-
-    if changes(ids).sum() > changes(np.sort(ids, axis=-1)).sum():  # some document is in several pieces
-        return Mask(
-            lambda i, j: (
-                of_queries(i, ids) == at(array_namespace(j).clip(j[0, :], max=n - 1), ids)[..., None, :]
-            ),
-            lambda i: (0, n),
-        )
-    starts = np.ones(ids.shape, bool)
-    starts[..., 1:] = changes(ids)
-    document = np.cumsum(starts)  # numbers the documents of all sequences in order
-    row = np.arange(ids.size) // max(n, 1) * n
-    first, behind = (np.searchsorted(document, document, side) - row for side in ("left", "right"))
-    return Mask(bounds=lambda i: (of_queries(i, first), of_queries(i, behind)))
+    return Documents(ids if traced(ids) else ids.astype(np.int64))
 
 
-def _integers(name: str, numbers: Any) -> np.ndarray:
-    array = np.asarray(numbers)
+def _lengths(numbers: Any) -> Any:
+    lengths = _integers("lengths", numbers)
+    if traced(lengths):
+        return lengths
+    if lengths.size and lengths.min() < 0:
+        raise ValueError(f"lengths are 0 or more; got {lengths.min()}")
+    if lengths.dtype == np.uint64:  # whose largest numbers are negative as int64
+        lengths = np.minimum(lengths, np.uint64(END))
+    return lengths.astype(np.int64)
+
+
+def _integers(name: str, numbers: Any) -> Any:
+    """A NumPy array of one's own; a tensor that can't be looked at, as in torch.compile, stays as it is."""
+    if traced(numbers):
+        return numbers
+    array = np.asarray(to_device(numbers, "cpu") if is_torch_array(numbers) else numbers).copy()
+    if array.size == 0:
+        return array.astype(np.int64)  # an empty list makes floats
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name} are integers; got {array.dtype}")
     return array
+
+
+def _printed(numbers: np.ndarray) -> str:
+    shown = np.array2string(numbers, separator=", ", threshold=8, formatter={"int": str})
+    return " ".join(shown.split())

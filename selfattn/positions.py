@@ -67,7 +67,7 @@ def rotary(
     if not is_array(positions, xp, ("integral", "real floating")):
         seen = describe(x=x, positions=positions)
         raise TypeError(f"positions are numbers in an array of x's library; got {seen}")
-    if not broadcasts(positions, x.shape[:-1]):
+    if not broadcasts(positions.shape, x.shape[:-1]):
         seen = describe(x=x, positions=positions)
         raise ValueError(f"positions must broadcast to the (..., n) of x; got {seen}")
     wide = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype

@@ -1,7 +1,8 @@
-"""How well does a query match a key? Five published answers, each a row of scores per query."""
+"""How well does a query match a key? Five published scores, and how a score becomes a logit."""
 
 from typing import Any
 
+from array_api_compat import array_namespace
 from jaxtyping import Float
 
 from .arrays import describe, namespace
@@ -49,8 +50,47 @@ def scaled_dot_product(
     array([[2., 2.]])
     """
     namespace(q=q, k=k)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scale = default_scale(q) if scale is None else scale
     return dot_product(scale * q, k)
+
+
+def default_scale(q: Any) -> float:
+    r"""The factor :math:`1/\sqrt{d_k}` of queries ``(..., q_len, d_k)``.
+
+    >>> import numpy as np
+    >>> default_scale(np.ones((3, 4)))
+    0.5
+    """
+    return max(q.shape[-1], 1) ** -0.5
+
+
+def logits(q: Any, k: Any, *, scale: float, softcap: float | None, bias: Any, mask: Any) -> Any:
+    r"""What the softmax is taken of: scaled scores, capped, biased, and -∞ where attention is forbidden.
+
+    .. math:: \ell_{ij} = \begin{cases}
+              c \tanh(s_{ij} / c) + b_{ij} & \text{where allowed} \\
+              -\infty & \text{where } m_{ij} \text{ is false or } b_{ij} = -\infty \end{cases}
+
+    (Vaswani et al. 2017, section 3.2.3, for the mask; Gemma Team 2024 for the softcap c.) The arguments are
+    known to fit: `mask` is a boolean array, True where the query may attend, or None, and like `bias` it
+    broadcasts to the scores. Half precisions are widened to float32, and so is the result.
+
+    >>> import numpy as np
+    >>> allowed = np.array([True, False])
+    >>> logits(np.ones((1, 4)), np.ones((2, 4)), scale=0.5, softcap=None, bias=None, mask=allowed)
+    array([[  2., -inf]])
+    """
+    xp = array_namespace(q, k)
+    if xp.finfo(q.dtype).bits < 32:
+        q, k = xp.astype(q, xp.float32), xp.astype(k, xp.float32)
+    scores = (scale * q) @ k.mT
+    if softcap is not None:
+        scores = softcap * xp.tanh(scores / softcap)
+    if bias is not None:
+        scores = xp.where(bias == -xp.inf, -xp.inf, scores + bias)  # NaN and ∞ plus -∞ would be NaN
+    if mask is not None:
+        scores = xp.where(mask, scores, -xp.inf)
+    return scores
 
 
 def cosine(

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from array_api_compat import array_namespace, device, is_numpy_array
 from jaxtyping import Float
 
-from .arrays import describe, namespace
+from .arrays import describe, namespace, traced, undisturbed
 
 
 def softmax(x: Float[Any, "*shape"], axis: int = -1) -> Float[Any, "*shape"]:
@@ -32,10 +32,12 @@ def softmax(x: Float[Any, "*shape"], axis: int = -1) -> Float[Any, "*shape"]:
         return x  # nothing to weigh; the maximum of nothing is an error
     if xp.finfo(x.dtype).bits < 32:
         return xp.astype(softmax(xp.astype(x, xp.float32), axis), x.dtype)
-    x = xp.minimum(x, _largest(x))
-    e = xp.exp(x - _finite(xp.max(x, axis=axis, keepdims=True)))
+    x = xp.clip(x, max=float(xp.finfo(x.dtype).max))  # ∞ - ∞ would be NaN
+    maximum = xp.max(x, axis=axis, keepdims=True)
+    with undisturbed(x):
+        e = xp.exp(x - xp.where(maximum == -xp.inf, 0.0, maximum))  # nor is -∞ taken off itself
     total = xp.sum(e, axis=axis, keepdims=True)
-    return e / xp.where(total == 0, xp.ones_like(total), total)
+    return e / xp.where(total == 0, 1.0, total)
 
 
 def softmax_jacobian(weights: Float[Any, "*shape n"]) -> Float[Any, "*shape n n"]:
@@ -125,11 +127,14 @@ def summarize(
     if small:
         maximum = xp.zeros_like(scores[..., :1])
     else:
+        largest = float(xp.finfo(scores.dtype).max)
         maximum = xp.max(scores, axis=-1, keepdims=True)
-        if xp.any(maximum > _largest(scores)):  # as in softmax; a pass over all, so only where it is needed
-            scores, maximum = (xp.minimum(x, _largest(x)) for x in (scores, maximum))
-        scores = xp.subtract(scores, _finite(maximum), **in_place)
-    e = xp.exp(scores, **in_place)
+        if traced(scores) or xp.any(maximum > largest):  # as in softmax; a pass over all, where it is needed
+            scores, maximum = xp.clip(scores, max=largest), xp.clip(maximum, max=largest)
+        with undisturbed(scores):
+            scores = xp.subtract(scores, xp.where(maximum == -xp.inf, 0.0, maximum), **in_place)
+    with undisturbed(scores):
+        e = xp.exp(scores, **in_place)
     ones = xp.ones((v.shape[-2], 1), dtype=e.dtype, device=device(e))
     return Partial(maximum, e @ ones, e @ v)  # a product sums on all cores
 
@@ -148,7 +153,9 @@ def merge(a: Partial, b: Partial) -> Partial:
     """
     xp = array_namespace(a.maximum, b.maximum)
     maximum = xp.maximum(a.maximum, b.maximum)
-    shrink_a, shrink_b = (xp.exp(part.maximum - _finite(maximum)) for part in (a, b))
+    finite = xp.where(maximum == -xp.inf, 0.0, maximum)
+    with undisturbed(maximum):
+        shrink_a, shrink_b = xp.exp(a.maximum - finite), xp.exp(b.maximum - finite)
     return Partial(
         maximum,
         shrink_a * a.total + shrink_b * b.total,
@@ -165,16 +172,3 @@ def average(partial: Partial) -> Any:
     """
     xp = array_namespace(partial.total)
     return partial.weighted / xp.where(partial.total == 0, xp.ones_like(partial.total), partial.total)
-
-
-def _largest(scores: Any) -> Any:
-    """The largest score told from larger ones: so small that no finite score minus it overflows."""
-    xp = array_namespace(scores)
-    info = xp.finfo(scores.dtype)
-    return xp.asarray(float(info.max) * float(info.eps) / 8, dtype=scores.dtype, device=device(scores))
-
-
-def _finite(maximum: Any) -> Any:
-    """The maximum, or 0 where no key was allowed."""
-    xp = array_namespace(maximum)
-    return xp.where(maximum == -xp.inf, xp.zeros_like(maximum), maximum)

@@ -1,12 +1,28 @@
+import re
+import warnings
+from functools import partial
+
 import array_api_strict
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 from array_api_compat import array_namespace
+from hypothesis import given
+from hypothesis import strategies as st
 
 import selfattn as sa
-from selfattn.arrays import broadcasts, describe, is_array, namespace
+from selfattn.arrays import (
+    broadcasts,
+    describe,
+    finite,
+    integer,
+    is_array,
+    joined,
+    namespace,
+    traced,
+    undisturbed,
+)
 
 
 def test_describe_names_library_type_and_shape(like, xp):
@@ -73,10 +89,96 @@ def test_is_array_knows_library_and_kind(like, xp):
     "shape", [(), (1,), (3,), (2, 3), (2, 1), (1, 3), (4, 2, 3), (1, 2, 3), (0, 3), (2,)]
 )
 @pytest.mark.parametrize("target", [(), (3,), (2, 3), (4, 2, 3), (0, 3)])
-def test_broadcasts_means_to_this_very_shape(like, shape, target):
+def test_broadcasts_means_to_this_very_shape(shape, target):
     try:
         np.broadcast_to(np.ones(shape), target)
     except ValueError:
-        assert not broadcasts(like(np.ones(shape)), target)
+        assert not broadcasts(shape, target)
     else:
-        assert broadcasts(like(np.ones(shape)), target)
+        assert broadcasts(shape, target)
+
+
+@given(st.lists(st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=3))
+def test_joined_is_what_shapes_broadcast_to(shapes):
+    try:
+        expected = np.broadcast_shapes(*shapes)
+    except ValueError:
+        with pytest.raises(ValueError, match=re.escape(", ".join(map(str, shapes)))):
+            joined(*shapes)
+    else:
+        assert joined(*shapes) == expected
+
+
+@pytest.mark.parametrize("value", [3, np.int8(3), np.array(3), torch.tensor(3)], ids=type)
+def test_any_integer_will_do(value):
+    assert type(integer("n", value)) is int
+    assert integer("n", value) == 3
+
+
+@pytest.mark.parametrize("value", [3.0, "3", None, np.float64(3), [3]], ids=type)
+def test_what_is_no_integer_is_named(value):
+    with pytest.raises(TypeError, match=re.escape(f"n is an integer; got {value!r}")):
+        integer("n", value)
+
+
+class TestTraced:
+    def test_arrays_at_hand_are_not(self, like):
+        assert not traced(like([1.0]), None, 3.0)
+
+    def test_transforms_and_dual_numbers_and_tensors_without_data_are(self):
+        seen, x = [], torch.ones(3)
+
+        def watch(x):
+            seen.append(traced(None, x))
+            return x.sum()
+
+        torch.func.vmap(watch)(x)
+        torch.func.grad(watch)(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is deprecated, and used
+            torch.jit.trace(watch, x)
+        with torch.autograd.forward_ad.dual_level():
+            watch(torch.autograd.forward_ad.make_dual(x, x))
+        watch(torch.ones(3, device="meta"))
+        torch.compile(watch, backend="eager", fullgraph=True)(x)
+        assert seen == [True] * 6
+        watch(x)
+        assert not seen[-1]
+
+
+class TestFinite:
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+    def test_one_number_spoils_all(self, like, wrong):
+        assert finite(like([1.0, -2.0]), like([[3.0]]))
+        assert not finite(like([1.0]), like([2.0, wrong, 3.0]))
+
+    def test_infinities_do_not_cancel(self, like):
+        assert not finite(like([np.inf, -np.inf]))
+
+    @pytest.mark.parametrize("make", [np.float16, partial(torch.tensor, dtype=torch.float16)])
+    def test_half_precisions_are_summed_in_float32(self, make):
+        assert finite(make([60000.0, 60000.0]))
+
+    def test_tensors_whose_products_overflow_are_not(self):
+        assert finite(torch.tensor([1e19]))
+        assert not finite(torch.tensor([2e19]))
+
+    def test_what_may_not_be_looked_at_is_not(self):
+        assert not finite(torch.ones(2, device="meta"))
+
+
+class TestUndisturbed:
+    def test_numpy_says_nothing(self):
+        with np.errstate(all="raise"):
+            with undisturbed(np.ones(1)):
+                assert np.exp(np.array([-1e3, 1e3])).tolist() == [0, np.inf]
+            with pytest.raises(FloatingPointError):
+                np.exp(np.array([-1e3]))
+
+    @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+    def test_autocast_narrows_nothing(self, kind):
+        x = torch.ones(2, 2)
+        with torch.autocast("cpu", kind):
+            with undisturbed(x):
+                assert (x @ x).dtype == torch.float32
+            assert (x @ x).dtype == kind

@@ -327,7 +327,7 @@ class TestErrors:
             "list": mask.tolist(),
             "another library's": torch.tensor(mask) if xp is not torch else mask,
         }.get(wrong, like(mask, wrong if wrong.endswith("64") else "bool"))
-        wanted = "a mask is a Mask or a boolean array (True = may attend) of the scores' library"
-        seen = describe(scores=x, mask=mask)
+        wanted = "a mask is a Mask or a boolean array (True = may attend) of the queries' library"
+        seen = describe(q=x, mask=mask)
         with pytest.raises(TypeError, match=f"^{re.escape(f'{wanted}; got {seen}')}$"):
             sa.attention(x, x, x, mask=mask)

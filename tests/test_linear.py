@@ -246,7 +246,8 @@ class TestPrecision:
         assert output.dtype == x.dtype
 
 
-FIT = "queries and keys need equal widths and, when causal, equal lengths"
+FIT = "expected q (..., q_len, d_k) and k (..., kv_len, d_k)"
+CAUSAL = "causal queries and keys need equal lengths"
 HEADS = "key and value heads must divide the query heads"
 
 
@@ -257,8 +258,8 @@ class TestErrors:
         [
             ([(2, 3), (4, 5), (4, 3)], False, FIT, "q k"),
             ([(4, 3), (4, 5), (4, 3)], True, FIT, "q k"),
-            ([(2, 3), (4, 3), (4, 3)], True, FIT, "q k"),
-            ([(5, 3), (4, 3), (4, 3)], True, FIT, "q k"),
+            ([(2, 3), (4, 3), (4, 3)], True, CAUSAL, "q k"),
+            ([(5, 3), (4, 3), (4, 3)], True, CAUSAL, "q k"),
             ([(2, 3), (4, 3), (5, 3)], False, "expected as many values as keys", "k v"),
             ([(2, 3), (2, 3), (3, 3)], True, "expected as many values as keys", "k v"),
             ([(3,), (4, 3), (4, 3)], False, "expected at least two axes, (..., length, width)", "q k v"),

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..arguments import fitted
 from ..arrays import describe, namespace
-from ..attention import attention_weights, one_head_per_query_head
+from ..attention import attention_weights
 from ..flash import flash_attention
 from ..heads import merge_heads, split_heads
 from ..masks import Mask
@@ -98,8 +99,7 @@ class MultiHeadAttention(torch.nn.Module):
         q, k, v, options = self._heads(x, memory, mask, cache)
         if self.training and self.dropout:
             weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
-            (v,) = one_head_per_query_head(q, v=v)
-            heads = weights @ v
+            heads = weights @ fitted(q, k, v).v
         else:
             heads = flash_attention(q, k, v, **options)
         if cache is not None:

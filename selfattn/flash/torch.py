@@ -1,0 +1,120 @@
+"""Tiles in one call of torch's kernel each, and gradients that compute a tile again instead of keeping it."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import compress
+from typing import Any
+
+from ..arrays import traced, undisturbed
+from . import blocks
+from .plan import Tile
+
+
+def attend(tile: Tile, q: Any, k: Any, v: Any, bias: Any, *, scale: float) -> Any:
+    """One tile, by `torch.nn.functional.scaled_dot_product_attention`.
+
+    Its axes are here: leading ones, blocks, length, width.
+    """
+    import torch
+    from torch.nn.functional import pad, scaled_dot_product_attention
+
+    *axes, rows, d_k = q.shape
+    queries, keys, d_v = rows // tile.blocks, tile.width, v.shape[-1]
+    seen = tile.allowed(slice(0, keys), q)
+    if seen is not None:
+        bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -torch.inf)
+    if bias is not None:
+        bias = bias.expand(*(axes if bias.ndim > 2 else ()), queries, keys)
+        bias = bias.reshape(-1, 1, queries, keys) if bias.ndim > 2 else bias
+    if d_k != d_v:  # the kernel knows a single width
+        wide = max(d_k, d_v)
+        q, k, v = pad(q, (0, wide - d_k)), pad(k, (0, wide - d_k)), pad(v, (0, wide - d_v))
+    before = keys - queries if tile.causal else 0  # keys that the first query sees besides its own
+    q = pad(q, (0, 0, before, 0)) if before else q
+    q = q.reshape(-1, tile.blocks, before + queries, q.shape[-1])
+    k, v = k.reshape(-1, *k.shape[-2:]), v.reshape(-1, *v.shape[-2:])
+    if tile.blocks == 1:
+        k, v = k[:, None], v[:, None]
+    else:  # each block's keys, of which neighbours share most
+        k, v = k.unfold(-2, keys, queries).mT, v.unfold(-2, keys, queries).mT
+    output = scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=tile.causal, scale=scale)
+    return output[..., before:, :d_v].reshape(*axes, rows, d_v)
+
+
+def put_together(
+    attend: Callable, formula: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any
+) -> Any:
+    """`blocks.put_together` for tensors: first derivatives take tile by tile, others are the `formula`'s.
+
+    `attend` takes, behind the tile, q, k, v and a bias or None; `formula` takes the bias by its name.
+    """
+    import torch
+
+    learning = q.requires_grad or k.requires_grad or v.requires_grad
+    if torch.is_grad_enabled() and (learning or (bias is not None and bias.requires_grad)):
+        return _differentiable().apply(attend, formula, tiles, q, k, v, bias)
+    return blocks.put_together(attend, tiles, q, k, v, bias)
+
+
+@cache
+def _differentiable() -> Any:
+    import torch
+
+    def beginning(arrays: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+        """The same numbers without their past, some of them with gradients."""
+        return [
+            x if x is None else x.detach().requires_grad_(want)
+            for x, want in zip(arrays, wanted, strict=True)
+        ]
+
+    def gradients(output: Any, inputs: Sequence[Any], cotangent: Any, **options: bool) -> list[Any]:
+        """One for each input, None where none is wanted."""
+        wanted = [x is not None and x.requires_grad for x in inputs]
+        found = iter(torch.autograd.grad(output, list(compress(inputs, wanted)), cotangent, **options))
+        return [next(found) if want else None for want in wanted]
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, attend: Callable, formula: Callable, tiles: Sequence[Tile], *arrays: Any
+        ) -> Any:
+            ctx.attend, ctx.formula, ctx.tiles = attend, formula, tiles
+            ctx.save_for_backward(*arrays)
+            ctx.graphs = []  # of the tile, where there is a single one: its kernel keeps O(n) numbers
+            if len(tiles) != 1:
+                return blocks.put_together(attend, tiles, *arrays)
+
+            def attend_and_keep(tile: Tile, *parts: Any) -> Any:
+                with torch.enable_grad():
+                    inputs = beginning(parts, ctx.needs_input_grad[3:])
+                    ctx.graphs.append((inputs, attend(tile, *inputs)))
+                return ctx.graphs[0][1].detach()
+
+            return blocks.put_together(attend_and_keep, tiles, *arrays)
+
+        @staticmethod
+        def backward(ctx: Any, cotangent: Any) -> tuple[Any, ...]:
+            arrays, wanted, again = ctx.saved_tensors, ctx.needs_input_grad[3:], torch.is_grad_enabled()
+            with torch.enable_grad(), undisturbed(cotangent):
+                if again or traced(cotangent):
+                    inputs = arrays if again else beginning(arrays, wanted)
+                    *qkv, bias = inputs
+                    output = ctx.formula(*qkv, bias=bias)
+                    return None, None, None, *gradients(output, inputs, cotangent, create_graph=again)
+                totals = [
+                    torch.zeros_like(x) if want else None for x, want in zip(arrays, wanted, strict=True)
+                ]
+                for tile in ctx.tiles:
+                    at, parts = blocks.part(tile, *arrays)
+                    if ctx.graphs:
+                        inputs, output = ctx.graphs[0]
+                    else:
+                        inputs = beginning(parts, wanted)
+                        output = ctx.attend(tile, *inputs)
+                    found = gradients(output, inputs, cotangent[at[0]], retain_graph=bool(ctx.graphs))
+                    for total, i, gradient in zip(totals, at, found, strict=True):
+                        if total is not None:
+                            total[i] += gradient
+            return None, None, None, *totals
+
+    return Differentiable
