@@ -11,32 +11,36 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn.functional import scaled_dot_product_attention
 
 import selfattn as sa
-from selfattn import flash, kernels, tiles
+from selfattn.flash import blocks, plan
+from selfattn.flash import torch as kernel
 from selfattn.softmax import summarize
 
 LENGTHS = st.integers(0, 14)
+
+
+SIZES = {plan: ("QUERIES", "SPAN", "SCORES", "TILE", "GROUP"), blocks: ("QUERIES", "SCORES")}
+LARGE = {name: getattr(plan, name) for name in SIZES[plan]}
+SMALL = {"QUERIES": 2, "SPAN": 16, "SCORES": 24, "TILE": 9, "GROUP": 400}
+
+
+def resize(patch, sizes):
+    for module, names in SIZES.items():
+        for name in names:
+            patch.setattr(module, name, sizes[name])
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_tiles():
     """Tiles so small that a dozen queries make several of every shape."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiles, "QUERIES", 2)
-        patch.setattr(tiles, "SPAN", 16)
-        for module in (flash, kernels):
-            patch.setattr(module, "QUERIES", 2)
-            patch.setattr(module, "SCORES", 24)
+        resize(patch, SMALL)
         yield
 
 
 @pytest.fixture
 def tiles_as_they_are(monkeypatch):
     """Undo `small_tiles`."""
-    monkeypatch.setattr(tiles, "QUERIES", 64)
-    monkeypatch.setattr(tiles, "SPAN", 2**16)
-    for module in (flash, kernels):
-        monkeypatch.setattr(module, "QUERIES", 64)
-        monkeypatch.setattr(module, "SCORES", 2**19)
+    resize(monkeypatch, LARGE)
 
 
 def rules(batch):
@@ -107,12 +111,12 @@ def made(options, like, dtype):
 
 class TestSameAsAttention:
     @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 2e-6)])
-    @given(problems(), st.sampled_from([-1, kernels.SMALL]))
+    @given(problems(), st.sampled_from([-1, blocks.SMALL]))
     def test_values(self, like, xp, dtype, tolerance, problem, small):
         arrays, options = problem
         arrays, options = [like(x, dtype) for x in arrays], made(options, like, dtype)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(kernels, "SMALL", small)
+            patch.setattr(blocks, "SMALL", small)
             output, expected = sa.flash_attention(*arrays, **options), sa.attention(*arrays, **options)
         assert type(output) is type(expected)
         assert output.dtype == expected.dtype == getattr(xp, dtype)
@@ -238,7 +242,7 @@ class TestSmallScores:
     @pytest.mark.parametrize(("scale", "small"), [(1.0, True), (1.01, False), (-1.01, False)])
     def test_the_longest_query_and_key_decide(self, library, scale, small):
         q, k = library([[[0.0, 1.0], [3.0, 4.0]], [[1.0, 1.0], [0.0, 0.0]]]), library([[1.0, 0], [0, -4.0]])
-        assert kernels.small_scores(q, k, k, scale) is small
+        assert blocks.small_scores(q, k, k, scale) is small
 
     @pytest.mark.parametrize("like", [np.asarray, torch.tensor])
     def test_a_bias_may_be_far_from_zero(self, like, normal):
@@ -248,26 +252,26 @@ class TestSmallScores:
 
     def test_a_key_of_another_head_does_not(self):
         q, k = np.array([[[1.0]], [[9.0]]]), np.array([[[9.0]], [[1.0]]])
-        assert kernels.small_scores(q, k, k, 1.0)
+        assert blocks.small_scores(q, k, k, 1.0)
 
     @pytest.mark.parametrize("value", [1e20, np.inf, np.nan])
     def test_values_whose_sums_might_overflow_need_a_maximum(self, value):
         q, v = np.ones((1, 1), np.float32), np.array([[value]], np.float32)
-        assert not kernels.small_scores(q, q, v, 1.0)
+        assert not blocks.small_scores(q, q, v, 1.0)
 
     @pytest.mark.parametrize("score", [-20.0, 20.0])
     @pytest.mark.parametrize("value", [1e19, 1e-28])
     def test_at_the_limit_values_of_every_size_are_in_range(self, score, value):
         q, k = np.array([[score]], np.float32), np.ones((5000, 1), np.float32)
         v = np.full((5000, 1), value, np.float32)
-        assert kernels.small_scores(q, k, v, 1.0)
+        assert blocks.small_scores(q, k, v, 1.0)
         assert_allclose(sa.flash_attention(q, k, v, scale=1.0), [[value]], rtol=1e-5)
 
     @pytest.mark.parametrize(("one", "other"), [(1e200, 1e-200), (np.inf, 0.0), (np.nan, 1.0)])
     def test_what_overflows_is_not_small_and_does_not_warn(self, one, other):
         q, k = np.array([[one]]), np.array([[other]])
-        assert not kernels.small_scores(q, k, k, 1.0)
-        assert not kernels.small_scores(k, q, k, 1.0)
+        assert not blocks.small_scores(q, k, k, 1.0)
+        assert not blocks.small_scores(k, q, k, 1.0)
 
     @pytest.mark.parametrize(("length", "small"), [(1, {True}), (99, {False})])
     def test_then_no_pass_looks_for_the_maximum(self, normal, monkeypatch, length, small):
@@ -277,7 +281,7 @@ class TestSmallScores:
             known.add(small)
             return summarize(scores, v, small)
 
-        monkeypatch.setattr(kernels, "summarize", watched)
+        monkeypatch.setattr(blocks, "summarize", watched)
         q, k, v = normal(3, 9, 4)
         expected = sa.attention(length * q, k, v, mask=sa.causal)
         assert_allclose(sa.flash_attention(length * q, k, v, mask=sa.causal), expected, atol=1e-12)
@@ -325,14 +329,14 @@ class TestWhatIsNeverComputed:
         self, normal, monkeypatch, mask, parts
     ):
         compared = []
-        allowed = tiles.Tile.allowed
+        allowed = plan.Tile.allowed
 
-        def watched(tile, keys):
-            seen = allowed(tile, keys)
+        def watched(tile, keys, like):
+            seen = allowed(tile, keys, like)
             compared.append((keys.start, keys.stop, seen is not None))
             return seen
 
-        monkeypatch.setattr(tiles.Tile, "allowed", watched)
+        monkeypatch.setattr(plan.Tile, "allowed", watched)
         q, k = normal(64, 2), normal(9400, 2)
         sa.flash_attention(q, k, k, mask=mask)
         assert compared == parts
@@ -411,7 +415,7 @@ class TestWhatIsNeverComputed:
         assert widths == {5}
 
     def test_numpy_arrays_never_meet_torch(self, normal, monkeypatch):
-        monkeypatch.setattr(flash, "recomputing", None)
+        monkeypatch.setattr(kernel, "put_together", None)
         for mask in (sa.causal, sa.sliding_window(3)):
             assert sa.flash_attention(*normal(3, 60, 4), mask=mask).shape == (60, 4)
 

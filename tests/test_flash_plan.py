@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 import selfattn as sa
-from selfattn import tiles as module
-from selfattn.tiles import Tile, tiles, visible
+from selfattn.flash import plan as module
+from selfattn.flash.plan import Dense, Tile, plan_tiles, tiles
 
 
 def cuts(tile):
     """The ends of three parts of its keys, the middle one the largest that needs no mask, if there is one."""
-    first, behind = tile.seen_by_all()
-    return [0, *((first, behind) if first < behind else ()), tile.width]
+    common = tile.common.start, tile.common.stop
+    return [0, *(common if common[0] < common[1] else ()), tile.width]
 
 
 def seen(tile, rows, ends):
     """Who sees whom among the keys between the ends; where all see all, there is no array."""
-    allowed, width = tile.allowed(slice(*ends)), ends[1] - ends[0]
+    allowed, width = tile.allowed(slice(*ends), np.ones(1)), ends[1] - ends[0]
     assert allowed is None or not width or not allowed.all()
     return np.ones((rows, width), bool) if allowed is None else allowed
 
@@ -65,7 +65,7 @@ class TestTiles:
 
     def test_each_sequence_of_a_batch_has_tiles_of_its_own(self):
         mask = sa.causal & sa.padding([[70], [300]]) & sa.documents(np.arange(300) // 130)
-        plan = list(tiles(*mask.interval(300, 300), shapes=True))
+        plan = list(tiles(*mask.interval(300, 300)[:2], shapes=True))
         assert [tile.leading[0] for tile in plan] == [slice(0, 1)] * 2 + [slice(1, 2)] * 3
         assert all(tile.leading[1:] == (slice(None), slice(None)) for tile in plan)
         assert_array_equal(held(plan, (2, 1, 1, 300, 300)), mask.dense(300, 300))
@@ -73,7 +73,7 @@ class TestTiles:
     @pytest.mark.parametrize(
         ("mask", "expected"),
         [
-            (sa.Mask(), [(0, 1000, 0, 1000, 1, False)]),
+            (~sa.padding(0), [(0, 1000, 0, 1000, 1, False)]),
             (sa.causal, [(0, 1000, 0, 1000, 1, True)]),
             (sa.padding(300), [(0, 1000, 0, 300, 1, False)]),
             (sa.padding(0), []),
@@ -89,7 +89,7 @@ class TestTiles:
         ids=["all", "causal", "padding", "nothing", "documents", "window"],
     )
     def test_long_stretches_are_single_tiles(self, mask, expected):
-        plan = tiles(*mask.interval(1000, 1000), shapes=True)
+        plan = tiles(*mask.interval(1000, 1000)[:2], shapes=True)
         seen = [
             (t.queries.start, t.queries.stop, t.keys.start, t.keys.stop, t.blocks, t.causal) for t in plan
         ]
@@ -97,18 +97,20 @@ class TestTiles:
 
     def test_a_band_is_cut_where_its_blocks_see_too_many_keys(self):
         bands = [
-            tile for tile in tiles(*sa.sliding_window(4095).interval(10_000, 10_000), True) if tile.blocks > 1
+            tile
+            for tile in tiles(*sa.sliding_window(4095).interval(10_000, 10_000)[:2], True)
+            if tile.blocks > 1
         ]
         assert max(tile.blocks * tile.width for tile in bands) <= module.SPAN
         assert bands[0].blocks == module.SPAN // bands[0].width
 
     def test_a_band_too_wide_for_two_blocks_has_one(self, monkeypatch):
         monkeypatch.setattr(module, "SPAN", 200)
-        assert {tile.blocks for tile in tiles(*sa.sliding_window(127).interval(1000, 1000), True)} == {1}
+        assert {tile.blocks for tile in tiles(*sa.sliding_window(127).interval(1000, 1000)[:2], True)} == {1}
 
     @pytest.mark.parametrize("shapes", [True, False])
     def test_without_keys_there_is_no_tile(self, shapes):
-        assert not list(tiles(*sa.Mask().interval(100, 0), shapes))
+        assert not list(tiles(*sa.causal.interval(100, 0)[:2], shapes))
 
     @pytest.mark.parametrize(
         ("mask", "heights"),
@@ -116,29 +118,30 @@ class TestTiles:
             (sa.sliding_window(127), [64] * 15 + [40]),
             (sa.sliding_window(799, 799), [107, 121, 136, 153, 172, 194, 117]),
             (sa.padding(800), [100] * 10),
-            (sa.Mask(), [256] * 3 + [232]),
+            (~sa.padding(0), [256] * 3 + [232]),
         ],
         ids=["a narrow window", "a wide one", "padding", "all"],
     )
     def test_without_shapes_a_tile_is_an_eighth_of_its_width_high_within_limits(self, mask, heights):
-        plan = tiles(*mask.interval(1000, 3000), shapes=False)
+        plan = tiles(*mask.interval(1000, 3000)[:2], shapes=False)
         assert [tile.queries.stop - tile.queries.start for tile in plan] == heights
 
     def test_where_all_see_all_nothing_is_asked(self):
-        plan = list(tiles(*sa.padding(30).interval(200, 90), shapes=False))
-        assert [tile.allowed(slice(0, tile.width)) for tile in plan] == [None] * 4
-        assert [tile.seen_by_all() for tile in plan] == [(0, 30)] * 4
+        plan = list(tiles(*sa.padding(30).interval(200, 90)[:2], shapes=False))
+        assert [tile.allowed(slice(0, tile.width), np.ones(1)) for tile in plan] == [None] * 4
+        assert [tile.common for tile in plan] == [slice(0, 30)] * 4
 
     def test_only_keys_that_some_queries_do_not_see_are_asked_about(self):
-        (tile,) = tiles(*sa.sliding_window(590).shift(600).interval(64, 700), shapes=False)
-        assert (tile.keys, tile.seen_by_all()) == (slice(10, 664), (63, 591))
-        assert tile.allowed(slice(63, 591)) is None
-        assert_array_equal(tile.allowed(slice(590, 592)), np.arange(64)[:, None] > [-1, 0])
-        assert_array_equal(tile.allowed(slice(62, 64)), np.arange(64)[:, None] < [63, 64])
+        (tile,) = tiles(*sa.sliding_window(590).shift(600).interval(64, 700)[:2], shapes=False)
+        assert (tile.keys, tile.common) == (slice(10, 664), slice(63, 591))
+        one = np.ones(1)
+        assert tile.allowed(slice(63, 591), one) is None
+        assert_array_equal(tile.allowed(slice(590, 592), one), np.arange(64)[:, None] > [-1, 0])
+        assert_array_equal(tile.allowed(slice(62, 64), one), np.arange(64)[:, None] < [63, 64])
 
 
 def test_a_tile_is_found_in_arrays_that_broadcast():
-    tile = Tile((slice(2, 3), slice(None)), slice(4, 8), slice(1, 9), 1, False, None)
+    tile = Tile((slice(2, 3), slice(None)), slice(4, 8), slice(1, 9), 8)
     array = np.arange(5 * 2 * 8 * 9).reshape(5, 2, 8, 9)
     assert_array_equal(array[tile.index(array, tile.queries, tile.keys)], array[2:3, :, 4:8, 1:9])
     one = array[:1, :, :1]
@@ -146,28 +149,64 @@ def test_a_tile_is_found_in_arrays_that_broadcast():
     assert_array_equal(array[0, 0][tile.index(array[0, 0], tile.queries, tile.keys)], array[0, 0, 4:8, 1:9])
 
 
-class TestVisible:
-    @pytest.mark.parametrize("library", [np.asarray, torch.tensor], ids=["numpy", "torch"])
-    def test_the_intervals_of_a_dense_mask_are_the_hulls_of_its_blocks(self, library):
+@pytest.mark.parametrize("library", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+class TestDense:
+    def test_the_intervals_are_the_hulls_of_the_blocks(self, library):
         dense = np.zeros((2, 150, 9), bool)
         dense[0, 3, 4] = dense[1, 60, 6] = dense[1, 149, 0] = True
-        lo, hi, ask = visible(library(dense), 150, 9, library(np.ones(1)))
+        lo, hi, exact = Dense(library(dense)).interval(150, 9)
         assert_array_equal(lo, [4] * 64 + [9] * 64 + [0] * 22)
         assert_array_equal(hi, [7] * 64 + [0] * 64 + [1] * 22)
-        assert_array_equal(ask(slice(2, 61), slice(3, 9)), dense[:, 2:61, 3:9])
+        assert not exact[lo < hi].any()
+        assert_array_equal(Dense(library(dense)).block(slice(2, 61), slice(3, 9)), dense[:, 2:61, 3:9])
 
-    def test_a_mask_that_broadcasts(self):
-        lo, hi, ask = visible(np.array([[True, False, True, False]]), 3, 4, np.ones(1))
-        assert_array_equal([lo, hi], [[0] * 3, [3] * 3])
-        assert_array_equal(ask(slice(1, 3), slice(2, 4)), [[True, False]] * 2)
 
-    @pytest.mark.parametrize("like", [np.ones(1), torch.ones(1)], ids=["numpy", "torch"])
-    def test_rules(self, like):
-        assert_array_equal(visible(None, 2, 3, like)[:2], [[0, 0], [3, 3]])
-        assert visible(None, 2, 3, like)[2] is None
-        assert visible(sa.causal & sa.padding([1, 2]), 2, 3, like)[2] is None
-        lo, hi, ask = visible(sa.padding([[[1]], [[2]]]) & ~sa.sliding_window(0), 2, 3, like)
-        assert_array_equal([lo, hi], [[0, 0], [2, 2]])
-        allowed = ask(slice(0, 2), slice(0, 2))
-        assert type(allowed) is type(like)
-        assert_array_equal(allowed.reshape(2, 2, 2), [[[0, 0], [1, 0]], [[0, 1], [1, 0]]])
+class TestPlan:
+    def plan(self, mask, axes, q_len, kv_len, library=np, shapes=False):
+        return plan_tiles(mask, axes, q_len, kv_len, like=library.ones(1), shapes=shapes)
+
+    def test_without_a_mask_all_see_all(self):
+        (tile,) = self.plan(None, (), 2, 3)
+        assert (tile.queries, tile.keys, tile.bounds, tile.rule) == (slice(0, 2), slice(0, 3), None, None)
+
+    def test_a_rule_that_bounds_do_not_tell_is_asked_within_their_hull(self):
+        mask = sa.padding([[[1]], [[2]]]) & ~sa.sliding_window(0)
+        (tile,) = self.plan(mask, (2, 1, 1), 2, 3)
+        assert (tile.leading, tile.keys, tile.rule) == ((), slice(0, 2), mask)
+        for like in (np.ones(1), torch.ones(1)):
+            allowed = tile.allowed(slice(0, 2), like)
+            assert type(allowed) is type(like)
+            assert_array_equal(allowed.reshape(2, 2, 2), [[[0, 0], [1, 0]], [[0, 1], [1, 0]]])
+
+    @pytest.mark.parametrize(
+        ("batch", "n", "count"), [(512, 16, 1), (64, 128, 1), (8, 4096, 8)], ids=["short", "middle", "long"]
+    )
+    def test_many_short_sequences_are_one_tile(self, batch, n, count):
+        lengths = np.full(batch, n // 2)
+        lengths[0] = n
+        plan = self.plan(sa.padding(lengths), (batch, 4), n, n, library=torch, shapes=True)
+        assert len(plan) == count
+        assert all((tile.rule is None) == (count > 1) for tile in plan)
+
+    def test_many_short_sequences_of_one_length_are_one_tile_without_a_mask(self):
+        (tile,) = self.plan(sa.padding([9] * 512), (512, 4), 16, 16, library=torch, shapes=True)
+        assert (tile.keys, tile.allowed(slice(0, 9), torch.ones(1))) == (slice(0, 9), None)
+
+    @pytest.mark.parametrize("library", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+    @pytest.mark.parametrize(
+        ("mask", "hull"),
+        [
+            ([[True, False, True, False]], [0, 3]),
+            ([True, False, True, False], [0, 3]),
+            ([[True], [False], [True]], [0, 4]),
+            (True, [0, 4]),
+        ],
+    )
+    def test_an_array_may_broadcast(self, library, mask, hull):
+        (tile,) = self.plan(library(np.array(mask)), (), 3, 4)
+        assert [tile.keys.start, tile.keys.stop] == hull
+        expected = np.broadcast_to(mask, (3, 4))[:2, slice(*hull)]
+        assert_array_equal(tile.rule.block(slice(0, 2), slice(*hull)), expected)
+
+    def test_an_empty_batch_has_no_tile(self):
+        assert self.plan(sa.padding([]), (0, 4), 5, 5) == []

@@ -14,7 +14,7 @@ from ..arguments import fitted
 from ..arrays import finite, joined, traced, undisturbed
 from ..attention import attention, showing
 from . import blocks, torch
-from .plan import plan
+from .plan import plan_tiles
 
 
 def flash_attention(
@@ -65,7 +65,7 @@ def flash_attention(
             kernel = blocks  # torch's adds a bias of the queries' type
 
         shapes = kernel is torch and bias is None
-        tiles = plan(mask, axes, q.shape[-2], k.shape[-2], like=q, shapes=shapes)
+        tiles = plan_tiles(mask, axes, q.shape[-2], k.shape[-2], like=q, shapes=shapes)
 
         if kernel is torch:
             attend = partial(torch.attend, scale=scale)

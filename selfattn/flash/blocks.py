@@ -8,6 +8,7 @@ from typing import Any
 
 from array_api_compat import array_namespace, device
 
+from ..arrays import undisturbed
 from ..scores import logits
 from ..softmax import average, merge, summarize
 from .plan import QUERIES, SCORES, Tile
@@ -38,15 +39,11 @@ def attend(
         starts += range(start, stop, step)
     for start, stop in pairwise([*starts, tile.width]):
         keys = slice(start, stop)
-        scores = logits(
-            q,
-            k[..., keys, :],
-            scale=scale,
-            softcap=softcap,
-            bias=None if bias is None else bias[..., keys],
-            mask=tile.allowed(keys, q),
+        options = {"bias": None if bias is None else bias[..., keys], "mask": tile.allowed(keys, q)}
+        values = xp.astype(v[..., keys, :], wide, copy=False)
+        parts.append(  # no name holds on to the scores
+            summarize(logits(q, k[..., keys, :], scale=scale, softcap=softcap, **options), values, small)
         )
-        parts.append(summarize(scores, xp.astype(v[..., keys, :], wide, copy=False), small=small))
     return xp.astype(average(reduce(merge, parts)), q.dtype, copy=False)
 
 
@@ -86,6 +83,7 @@ def small_scores(q: Any, k: Any, v: Any, scale: float) -> bool:
     xp = array_namespace(q)
     if 0 in k.shape:
         return False
-    queries, keys, values = xp.vecdot(scale * q, scale * q), xp.vecdot(k, k), xp.vecdot(v, v)
-    longest = xp.max(xp.sqrt(keys), axis=-1, keepdims=True)
-    return bool(xp.all(xp.sqrt(queries) * longest <= SMALL)) and bool(xp.all(xp.isfinite(values)))
+    with undisturbed(q):  # what overflows is not small
+        queries, keys, values = xp.vecdot(scale * q, scale * q), xp.vecdot(k, k), xp.vecdot(v, v)
+        longest = xp.max(xp.sqrt(keys), axis=-1, keepdims=True)
+        return bool(xp.all(xp.sqrt(queries) * longest <= SMALL)) and bool(xp.all(xp.isfinite(values)))

@@ -64,30 +64,35 @@ class Tile(NamedTuple):
         return (..., *at[::-1])
 
 
-def plan(mask: Any, axes: tuple, q_len: int, kv_len: int, *, like: Any, shapes: bool) -> list[Tile]:
+def plan_tiles(mask: Any, axes: tuple, q_len: int, kv_len: int, *, like: Any, shapes: bool) -> list[Tile]:
     """Tiles that together hold every pair that the mask allows, for queries whose leading axes are `axes`.
 
     `mask` is a `Mask`, a boolean array or None, `like` an array of the library that computes. Where `shapes`
     is true, it computes tiles of every shape: see `tiles`.
 
     >>> from selfattn.masks import causal
-    >>> len(plan(causal, (), 1000, 1000, like=np.ones(1), shapes=True))
+    >>> len(plan_tiles(causal, (), 1000, 1000, like=np.ones(1), shapes=True))
     1
     """
     if mask is None:
         lo, hi, exact = np.zeros(q_len, int), np.full(q_len, kv_len), np.ones(q_len, bool)
     else:
-        rule = mask if isinstance(mask, Mask) else Dense(mask)
+        rule = mask
+        if not isinstance(mask, Mask):
+            rule = Dense(array_namespace(mask).broadcast_to(mask, (*mask.shape[:-2], q_len, kv_len)))
         lo, hi, exact = rule.rows(np.arange(q_len))
         lo, hi, exact = Interval.of(lo, np.minimum(hi, kv_len), exact)
     leading = tuple(range(lo.ndim - 1))
     if not exact.all():
         return list(tiles(lo.min(axis=leading), hi.max(axis=leading), shapes=False, rule=rule))
     sequences, first, behind = prod(lo.shape[:-1]), int(lo.min(initial=kv_len)), int(hi.max(initial=0))
-    entries, heads = sequences * q_len * max(behind - first, 0), prod(axes) // max(sequences, 1)
-    pairs = int(np.maximum(hi - lo, 0).sum())
-    if sequences > 1 and entries <= GROUP and (entries - pairs) * heads < sequences * TILE:
-        return [Tile((), slice(0, q_len), slice(first, behind), behind - first, rule=rule)] if entries else []
+    if sequences > 1:
+        one_lo, one_hi = lo[(0,) * (lo.ndim - 1)], hi[(0,) * (hi.ndim - 1)]
+        entries, pairs = sequences * q_len * max(behind - first, 0), int(np.maximum(hi - lo, 0).sum())
+        if (lo == one_lo).all() and (hi == one_hi).all():
+            lo, hi = one_lo, one_hi
+        elif entries <= GROUP and (entries - pairs) * prod(axes) < sequences**2 * TILE:
+            return [Tile((), slice(0, q_len), slice(first, behind), behind - first, rule=rule)]
     if is_numpy_array(like) and np.any((hi - lo) * 4 * QUERIES >= SCORES):  # a head fills the cache
         lo, hi = np.broadcast_to(lo, (*axes, q_len)), np.broadcast_to(hi, (*axes, q_len))
     return list(tiles(lo, hi, shapes))
@@ -147,23 +152,21 @@ def tiles(lo: np.ndarray, hi: np.ndarray, shapes: bool, rule: Mask | None = None
 
 @dataclass(frozen=True, eq=False)
 class Dense(Mask):
-    """A boolean array that broadcasts to ``(..., q_len, kv_len)``, as a rule."""
+    """A boolean array ``(..., q_len, kv_len)`` as a rule."""
 
     array: Any
 
     def block(self, queries: slice, keys: slice, like: Any = None) -> Any:
         """See `Mask.block`."""
-        columns = self.array[..., keys] if self.array.shape[-1] > 1 else self.array
-        return columns[..., queries, :] if self.array.ndim > 1 and self.array.shape[-2] > 1 else columns
+        return self.array[..., queries, keys]
 
     def rows(self, i: np.ndarray) -> Interval:
         """See `Mask.rows`: the hull of all that is allowed in a block of queries, found by looking."""
-        xp, kv_len = array_namespace(self.array), self.array.shape[-1]
-        lo, hi = np.full(len(i), END), np.zeros(len(i), int)
+        xp, lo, hi = array_namespace(self.array), np.full(len(i), END), np.zeros(len(i), int)
         for start in range(0, len(i), QUERIES):
             rows = slice(start, min(start + QUERIES, len(i)))
-            seen = xp.reshape(self.block(rows, slice(0, kv_len)), (-1, kv_len))
-            (keys,) = xp.nonzero(xp.any(seen, axis=0))
+            seen = xp.any(self.array[..., rows, :], axis=tuple(range(self.array.ndim - 1)))
+            (keys,) = xp.nonzero(seen)
             if keys.shape[0]:
-                lo[rows], hi[rows] = int(keys[0]), int(keys[-1]) + 1 if kv_len > 1 else END
+                lo[rows], hi[rows] = int(keys[0]), int(keys[-1]) + 1
         return Interval(lo, hi, i != i)
