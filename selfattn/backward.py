@@ -2,12 +2,11 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from jaxtyping import Float
 
 from .arguments import fitted
-from .arrays import describe, namespace
-from .attention import attention_weights
+from .arrays import describe, finite, joined, namespace, undisturbed
+from .attention import attention, attention_weights, cleaned
 from .scores import scaled_dot_product
 from .softmax import softmax_backward
 
@@ -59,29 +58,37 @@ def attention_backward(
     (The softmax's part: see `softmax_backward`; the whole without a mask: Dao et al. 2022, appendix B.2.)
 
     Shapes: `gradient` as the output, ``(*batch, heads, q_len, d_v)``; the rest, the options and the errors
-    as in `attention`. The gradient for `bias` is None without one. Meant for float64 and float32.
+    as in `attention`. The gradient for `bias` is None without one. Meant for float64 and float32. An output
+    that a NaN or an infinity has spoilt passes nothing on.
 
+    >>> import numpy as np
     >>> q, k, v = np.ones((1, 1)), np.zeros((2, 1)), np.array([[0.0], [4.0]])
     >>> attention_backward(np.ones((1, 1)), q, k, v).k.tolist()
     [[-1.0], [1.0]]
     """
     xp = namespace(gradient=gradient, q=q, k=k, v=v)
-    weights = attention_weights(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap)
-    _, keys, values, _, scale = fitted(q, k, v, scale=scale)
-    batch = np.broadcast_shapes(weights.shape[:-2], values.shape[:-2])
-    if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
-        seen = describe(gradient=gradient, q=q, k=k, v=v)
-        raise ValueError(f"gradient must have the output's shape; got {seen}")
-    biased = softmax_backward(weights, gradient @ values.mT)
-    scores = biased
-    if softcap is not None:
-        scores = biased * (1 - xp.tanh(scaled_dot_product(q, keys, scale) / softcap) ** 2)
-    return AttentionGradients(
-        q=_over_copies(scale * scores @ keys, q),
-        k=_over_copies(scale * scores.mT @ q, k),
-        v=_over_copies(weights.mT @ gradient, v),
-        bias=None if bias is None else _over_copies(biased, bias),
-    )
+    options = {"mask": mask, "bias": bias, "softcap": softcap}
+    with undisturbed(q):
+        _, keys, values, _, scale = fitted(q, k, v, scale=scale, **options)
+        batch = joined(q.shape[:-2], keys.shape[:-2], values.shape[:-2])
+        if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
+            seen = describe(gradient=gradient, q=q, k=k, v=v)
+            raise ValueError(f"gradient must have the output's shape; got {seen}")
+        if not finite(q, k, v):
+            output = attention(q, k, v, scale=scale, **options)
+            gradient = xp.where(xp.isfinite(output), gradient, 0.0)
+            q, keys, values = cleaned(q), cleaned(keys), cleaned(values)
+        weights = attention_weights(q, keys, scale=scale, **options)
+        biased = softmax_backward(weights, gradient @ values.mT)
+        scores = biased
+        if softcap is not None:
+            scores = biased * (1 - xp.tanh(scaled_dot_product(q, keys, scale) / softcap) ** 2)
+        return AttentionGradients(
+            q=_over_copies(scale * scores @ keys, q),
+            k=_over_copies(scale * scores.mT @ q, k),
+            v=_over_copies(weights.mT @ gradient, v),
+            bias=None if bias is None else _over_copies(biased, bias),
+        )
 
 
 def _over_copies(gradient: Any, original: Any) -> Any:

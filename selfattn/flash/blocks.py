@@ -49,11 +49,20 @@ def attend(
 
 def put_together(attend: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any) -> Any:
     """The output, from what ``attend(tile, …)`` makes of each tile's part of the arrays."""
+    if is_whole(tiles, q, k, v, bias):
+        return attend(tiles[0], q, k, v, bias)
     output = array_namespace(q).zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=device(q))
     for tile in tiles:
         at, parts = part(tile, q, k, v, bias)
         output[at[0]] = attend(tile, *parts)
     return output
+
+
+def is_whole(tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any) -> bool:
+    """Whether the plan is a single tile with all queries and all keys."""
+    if len(tiles) != 1 or tiles[0].leading:
+        return False
+    return tiles[0].queries == slice(0, q.shape[-2]) and tiles[0].keys == slice(0, k.shape[-2])
 
 
 def part(tile: Tile, q: Any, k: Any, v: Any, bias: Any) -> tuple[list[Any], list[Any]]:

@@ -13,7 +13,7 @@ from ..mask import END, Interval, Mask
 QUERIES = 64  # in a block of a band, and the fewest in a tile
 SPAN = 2**16  # keys that the blocks of a band may see, each counted once for every block that sees it
 SCORES = 2**19  # held at once: few enough for a core's cache
-TILE = 2**17  # scores of one head that are computed in the time that a tile takes besides its scores
+TILE = 2**18  # scores of one head that are computed in the time that a tile takes besides its scores
 GROUP = 2**22  # entries of a mask that may be held, to compute many short sequences as one tile
 
 
@@ -85,14 +85,14 @@ def plan_tiles(mask: Any, axes: tuple, q_len: int, kv_len: int, *, like: Any, sh
     leading = tuple(range(lo.ndim - 1))
     if not exact.all():
         return list(tiles(lo.min(axis=leading), hi.max(axis=leading), shapes=False, rule=rule))
-    sequences, first, behind = prod(lo.shape[:-1]), int(lo.min(initial=kv_len)), int(hi.max(initial=0))
+    sequences = prod(lo.shape[:-1])
     if sequences > 1:
         one_lo, one_hi = lo[(0,) * (lo.ndim - 1)], hi[(0,) * (hi.ndim - 1)]
-        entries, pairs = sequences * q_len * max(behind - first, 0), int(np.maximum(hi - lo, 0).sum())
+        entries, pairs = sequences * q_len * kv_len, int(np.maximum(hi - lo, 0).sum())
         if (lo == one_lo).all() and (hi == one_hi).all():
             lo, hi = one_lo, one_hi
         elif entries <= GROUP and (entries - pairs) * prod(axes) < sequences**2 * TILE:
-            return [Tile((), slice(0, q_len), slice(first, behind), behind - first, rule=rule)]
+            return [Tile((), slice(0, q_len), slice(0, kv_len), kv_len, rule=rule)]
     if is_numpy_array(like) and np.any((hi - lo) * 4 * QUERIES >= SCORES):  # a head fills the cache
         lo, hi = np.broadcast_to(lo, (*axes, q_len)), np.broadcast_to(hi, (*axes, q_len))
     return list(tiles(lo, hi, shapes))

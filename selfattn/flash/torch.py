@@ -11,34 +11,39 @@ from .plan import Tile
 
 
 def attend(tile: Tile, q: Any, k: Any, v: Any, bias: Any, *, scale: float) -> Any:
-    """One tile, by `torch.nn.functional.scaled_dot_product_attention`.
-
-    Its axes are here: leading ones, blocks, length, width.
-    """
+    """One tile, by `torch.nn.functional.scaled_dot_product_attention`."""
     import torch
     from torch.nn.functional import pad, scaled_dot_product_attention
 
     *axes, rows, d_k = q.shape
     queries, keys, d_v = rows // tile.blocks, tile.width, v.shape[-1]
-    seen = tile.allowed(slice(0, keys), q)
-    if seen is not None:
-        bias = torch.where(seen, q.new_zeros(()) if bias is None else bias, -torch.inf)
-    if bias is not None:
-        bias = bias.expand(*(axes if bias.ndim > 2 else ()), queries, keys)
-        bias = bias.reshape(-1, 1, queries, keys) if bias.ndim > 2 else bias
+    allowed = tile.allowed(slice(0, keys), q)
+    if bias is not None and allowed is not None:
+        allowed = torch.where(allowed, bias, -torch.inf)
+    elif bias is not None:
+        allowed = bias
     if d_k != d_v:  # the kernel knows a single width
         wide = max(d_k, d_v)
         q, k, v = pad(q, (0, wide - d_k)), pad(k, (0, wide - d_k)), pad(v, (0, wide - d_v))
     before = keys - queries if tile.causal else 0  # keys that the first query sees besides its own
     q = pad(q, (0, 0, before, 0)) if before else q
-    q = q.reshape(-1, tile.blocks, before + queries, q.shape[-1])
-    k, v = k.reshape(-1, *k.shape[-2:]), v.reshape(-1, *v.shape[-2:])
-    if tile.blocks == 1:
-        k, v = k[:, None], v[:, None]
-    else:  # each block's keys, of which neighbours share most
+    if tile.blocks > 1:  # an axis of blocks, each with its keys, of which neighbours share most
+        q = q.reshape(-1, tile.blocks, queries, q.shape[-1])
+        k, v = k.reshape(-1, *k.shape[-2:]), v.reshape(-1, *v.shape[-2:])
         k, v = k.unfold(-2, keys, queries).mT, v.unfold(-2, keys, queries).mT
-    output = scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=tile.causal, scale=scale)
+    elif len(axes) != 2:
+        q, k, v = four_axes(q), four_axes(k), four_axes(v)
+        if allowed is not None and allowed.ndim > 2:
+            allowed = four_axes(allowed.expand(*axes, *allowed.shape[-2:]))
+    if allowed is not None:
+        allowed = allowed.expand(*allowed.shape[:-2], queries, keys)
+    output = scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=tile.causal, scale=scale)
     return output[..., before:, :d_v].reshape(*axes, rows, d_v)
+
+
+def four_axes(x: Any) -> Any:
+    """The tensor with two leading axes, as torch's kernel wants them: those before the last are joined."""
+    return x.reshape(-1, 1 if x.ndim < 3 else x.shape[-3], *x.shape[-2:])
 
 
 def put_together(
@@ -80,17 +85,13 @@ def _differentiable() -> Any:
         ) -> Any:
             ctx.attend, ctx.formula, ctx.tiles = attend, formula, tiles
             ctx.save_for_backward(*arrays)
-            ctx.graphs = []  # of the tile, where there is a single one: its kernel keeps O(n) numbers
-            if len(tiles) != 1:
+            ctx.graph = None
+            if not blocks.is_whole(tiles, *arrays):
                 return blocks.put_together(attend, tiles, *arrays)
-
-            def attend_and_keep(tile: Tile, *parts: Any) -> Any:
-                with torch.enable_grad():
-                    inputs = beginning(parts, ctx.needs_input_grad[3:])
-                    ctx.graphs.append((inputs, attend(tile, *inputs)))
-                return ctx.graphs[0][1].detach()
-
-            return blocks.put_together(attend_and_keep, tiles, *arrays)
+            with torch.enable_grad():  # what the kernel keeps of a tile, the single one, is in O(n)
+                inputs = beginning(arrays, ctx.needs_input_grad[3:])
+                ctx.graph = inputs, attend(tiles[0], *inputs)
+            return ctx.graph[1].detach()
 
         @staticmethod
         def backward(ctx: Any, cotangent: Any) -> tuple[Any, ...]:
@@ -101,17 +102,16 @@ def _differentiable() -> Any:
                     *qkv, bias = inputs
                     output = ctx.formula(*qkv, bias=bias)
                     return None, None, None, *gradients(output, inputs, cotangent, create_graph=again)
+                if ctx.graph:
+                    inputs, output = ctx.graph
+                    return None, None, None, *gradients(output, inputs, cotangent, retain_graph=True)
                 totals = [
                     torch.zeros_like(x) if want else None for x, want in zip(arrays, wanted, strict=True)
                 ]
                 for tile in ctx.tiles:
                     at, parts = blocks.part(tile, *arrays)
-                    if ctx.graphs:
-                        inputs, output = ctx.graphs[0]
-                    else:
-                        inputs = beginning(parts, wanted)
-                        output = ctx.attend(tile, *inputs)
-                    found = gradients(output, inputs, cotangent[at[0]], retain_graph=bool(ctx.graphs))
+                    inputs = beginning(parts, wanted)
+                    found = gradients(ctx.attend(tile, *inputs), inputs, cotangent[at[0]])
                     for total, i, gradient in zip(totals, at, found, strict=True):
                         if total is not None:
                             total[i] += gradient
