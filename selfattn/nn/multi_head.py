@@ -1,13 +1,14 @@
 """Multi-head attention as a layer: `multi_head_attention` with parameters that learn."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..arrays import describe, namespace
+from ..arrays import describe
 from ..attention import attention_weights, one_head_per_query_head
 from ..flash import flash_attention
 from ..heads import merge_heads, split_heads
@@ -95,16 +96,15 @@ class MultiHeadAttention(torch.nn.Module):
 
         Raises `ValueError` for shapes that don't fit, and for a memory when the layer has `positions`.
         """
-        q, k, v, options = self._heads(x, memory, mask, cache)
-        if self.training and self.dropout:
-            weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
-            (v,) = one_head_per_query_head(q, v=v)
-            heads = weights @ v
-        else:
-            heads = flash_attention(q, k, v, **options)
-        if cache is not None:
-            cache.length += x.shape[-2]
-        return self.output(merge_heads(heads))
+        with nullcontext() if cache is None else cache.step(self, x):
+            q, k, v, options = self._heads(x, memory, mask, cache)
+            if self.training and self.dropout:
+                weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
+                (v,) = one_head_per_query_head(q, v=v)
+                heads = weights @ v
+            else:
+                heads = flash_attention(q, k, v, **options)
+            return self.output(merge_heads(heads))
 
     def attention_weights(
         self,
@@ -127,8 +127,9 @@ class MultiHeadAttention(torch.nn.Module):
         self, x: Tensor, memory: Tensor | None, mask: Any, cache: KVCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """Queries, keys and values, and what else `attention` needs to know."""
-        namespace(x=x, memory=memory, query_weight=self.query.weight)
         source = x if memory is None else memory
+        if not all(isinstance(tokens, Tensor) and tokens.is_floating_point() for tokens in (x, source)):
+            raise TypeError(f"expected real floating-point tensors; got {describe(x=x, memory=memory)}")
         if min(x.ndim, source.ndim) < 2 or (x.shape[-1], source.shape[-1]) != (self.d_model, self.d_memory):
             raise ValueError(
                 f"expected x (..., q_len, {self.d_model}), memory (..., kv_len, {self.d_memory}), x itself "
