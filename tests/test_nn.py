@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from layers import POSITIONS, chunks, close, every_position, exact, filled, layer, numbers
 from torch.func import functional_call, stack_module_state, vmap
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 import selfattn as sa
 from selfattn.nn import Alibi, KVCache, MultiHeadAttention, RelativeBias, Rotary
@@ -205,6 +206,35 @@ class TestPositions:
         exact(bias, positions.bias(numbers(4, 5, 8).half(), k)[:, 3:])
 
 
+class TestNotFinite:
+    """What is not a number shows where it may be attended to, and nowhere else."""
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+    @pytest.mark.parametrize("num_kv_heads", [4, 2])
+    @pytest.mark.parametrize("training", [True, False])
+    def test_forbidden_tokens_of_a_memory(self, value, num_kv_heads, training):
+        ours = layer(num_kv_heads=num_kv_heads, d_memory=10).train(training)
+        x, memory = numbers(2, 5, 8).requires_grad_(), numbers(2, 7, 10)
+        spoilt, mask = memory.clone(), sa.padding([5, 3])
+        spoilt[0, 5:], spoilt[1, 3:5], spoilt[1, 5:, 2] = value, value, value
+        inputs = [x, *ours.parameters()]
+        memory.requires_grad_(), spoilt.requires_grad_()
+        expected, output = ours(x, memory, mask=mask), ours(x, spoilt, mask=mask)
+        assert_close(output, expected)
+        gradients = torch.autograd.grad(output.square().sum(), [spoilt, *inputs])
+        assert_close(gradients, torch.autograd.grad(expected.square().sum(), [memory, *inputs]))
+        exact(ours.attention_weights(x, spoilt, mask=mask), ours.attention_weights(x, memory, mask=mask))
+
+    @pytest.mark.parametrize("value", [torch.nan, torch.inf])
+    @pytest.mark.parametrize("cached", [True, False])
+    def test_allowed_tokens_of_a_memory(self, value, cached):
+        ours, x, memory = layer(), numbers(2, 5, 8), numbers(2, 6, 8, seed=1)
+        memory[0, 2, 7] = value
+        output = ours(x, memory, cache=KVCache() if cached else None)
+        assert output[0].isnan().all()
+        assert output[1].isfinite().all()
+
+
 class TestParameters:
     def test_start_so_that_queries_keys_and_values_have_variance_one(self):
         torch.manual_seed(0)
@@ -296,18 +326,115 @@ class TestTorchsMachinery:
     @every_position
     @pytest.mark.parametrize("qk_norm", [None, partial(torch.nn.LayerNorm, bias=False)], ids=["", "qk_norm"])
     @pytest.mark.parametrize("training", [True, False])
-    def test_autocast(self, positions, qk_norm, training):
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    def test_autocast(self, positions, qk_norm, training, half):
         ours = layer(positions, torch.float32, num_kv_heads=2, qk_norm=qk_norm, dropout=1e-12)
         ours, x, cache = ours.train(training), numbers(2, 5, 8, dtype=torch.float32), KVCache()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=half):
             output = ours(x, mask=sa.causal)
             with torch.no_grad():
                 decoded = torch.cat([ours(new, mask=sa.causal, cache=cache) for new in chunks(x, [3])], dim=1)
         output.sum().backward()
-        assert output.dtype == decoded.dtype == torch.bfloat16
+        assert output.dtype == decoded.dtype == half
         assert all(parameter.grad.dtype == torch.float32 for parameter in ours.parameters())
-        assert_close(output.float(), ours(x, mask=sa.causal), rtol=0.1, atol=0.1)
-        assert_close(decoded, output, rtol=0.1, atol=0.1)
+        tolerance = {"rtol": 0, "atol": 16 * torch.finfo(half).eps}
+        assert_close(output.float(), ours(x, mask=sa.causal), **tolerance)
+        assert_close(decoded, output, **tolerance)
+
+    @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+    def test_autocast_with_a_memory(self, half):
+        ours, x = layer(dtype=torch.float32), numbers(2, 5, 8, dtype=torch.float32)
+        memory, cache = numbers(2, 6, 8, seed=1, dtype=torch.float32), KVCache()
+        with torch.autocast("cpu", dtype=half):
+            output, cached = ours(x, memory), ours(x, memory, cache=cache)
+        assert output.dtype == half
+        exact(cached, output)
+        assert_close(output.float(), ours(x, memory), rtol=0, atol=16 * torch.finfo(half).eps)
+
+    @every_position
+    @pytest.mark.parametrize("training", [True, False])
+    @pytest.mark.parametrize("shape", [(0, 5, 8), (0, 3, 5, 8), (2, 0, 8), (0, 0, 8)])
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_nothing_in_nothing_out(self, positions, training, shape, masked):
+        ours = layer(positions, num_kv_heads=2, dropout=0.5).train(training)
+        x, mask = numbers(*shape).requires_grad_(), sa.causal if masked else None
+        output = ours(x, mask=mask)
+        assert output.shape == shape
+        output.sum().backward()
+        assert x.grad.shape == shape
+        gradients = [parameter.grad for parameter in ours.parameters() if parameter.grad is not None]
+        assert len(gradients) >= 8
+        assert not any(gradient.any() for gradient in gradients)
+        assert ours.attention_weights(x, mask=mask).shape == (*shape[:-2], 4, shape[-2], shape[-2])
+
+    def test_a_memory_of_nothing_gives_the_output_bias(self):
+        ours, x = layer(), numbers(2, 5, 8)
+        exact(ours(x, numbers(2, 0, 8)), ours.output.bias.expand(2, 5, 8))
+
+    @every_position
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_recomputed_activations(self, positions, reentrant):
+        ours, x = layer(positions, dropout=0.5), numbers(2, 5, 8).requires_grad_()
+        inputs, outputs = [x, *ours.parameters()], []
+        for call in (partial(checkpoint, partial(ours, mask=sa.causal), use_reentrant=reentrant), ours):
+            torch.manual_seed(0)
+            output = call(x) if call is not ours else call(x, mask=sa.causal)
+            output.square().sum().backward()
+            outputs.append([output.detach(), *(each.grad for each in inputs)])
+            ours.zero_grad()
+            x.grad = None
+        exact(*outputs)
+
+    @every_position
+    @pytest.mark.parametrize("setting", ["float64", "bfloat16", "meta", "deterministic"])
+    def test_what_is_set_for_all_of_torch_changes_nothing(self, positions, setting):
+        ours, x = layer(positions, torch.float32, dropout=1e-12), numbers(2, 5, 8, dtype=torch.float32)
+        expected, cache = [ours.train(mode)(x, mask=sa.causal) for mode in (True, False)], KVCache()
+        try:
+            if setting == "meta":
+                torch.set_default_device("meta")
+            elif setting == "deterministic":
+                torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+            else:
+                torch.set_default_dtype(getattr(torch, setting))
+            outputs = [ours.train(mode)(x, mask=sa.causal) for mode in (True, False)]
+            with torch.no_grad():
+                decoded = torch.cat([ours(token, cache=cache) for token in x.split(1, dim=1)], dim=1)
+        finally:
+            torch.set_default_device(None)
+            torch.use_deterministic_algorithms(False)
+            torch.set_default_dtype(torch.float32)
+        exact(outputs, expected)
+        assert_close(decoded, expected[1])
+
+    @every_position
+    def test_on_the_meta_device(self, positions):
+        x = torch.empty(2, 5, 8, device="meta")
+        for training in (True, False):
+            ours = layer(positions, dtype=torch.float32, dropout=0.5).to("meta").train(training)
+            for mask in (None, sa.causal, sa.padding([3, 5])):
+                assert (ours(x, mask=mask).shape, ours(x, mask=mask).device.type) == ((2, 5, 8), "meta")
+
+    @every_position
+    def test_another_process_computes_the_same(self, positions, tmp_path):
+        ours, x = layer(positions, qk_norm=torch.nn.RMSNorm), numbers(2, 5, 8)
+        torch.save((ours, x), tmp_path / "layer")
+        code = f"""
+import torch
+ours, x = torch.load({str(tmp_path / "layer")!r}, weights_only=False)
+torch.save(ours(x), {str(tmp_path / "output")!r})
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert_close(torch.load(tmp_path / "output"), ours(x))
+
+    @every_position
+    @pytest.mark.usefixtures("unchecked")  # to jit.trace, a length is a tensor
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+    def test_traced_at_another_length(self, positions):
+        ours, x = layer(positions, num_kv_heads=2, dropout=1e-12), numbers(2, 9, 8)
+        traced = torch.jit.trace(ours, (x[:, :5],), check_trace=False)
+        assert_close(traced(x), ours(x))
 
     def test_long_inputs_take_linear_memory(self, largest):
         ours, x = layer("rotary", torch.float32), numbers(2048, 8, dtype=torch.float32)
@@ -320,13 +447,64 @@ class TestTorchsMachinery:
 import torch, selfattn as sa
 from selfattn.nn import *
 torch._dynamo.config.recompile_limit = 2  # once for one length, once for all
-for positions in (Rotary(), RelativeBias(4)):
-    layer = MultiHeadAttention(8, 4, num_kv_heads=2, positions=positions, qk_norm=torch.nn.RMSNorm)
-    torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    for n in (4, 6, 7):
-        x = torch.randn(2, n, 8)
-        torch.testing.assert_close(compiled(x, mask=sa.causal), layer(x, mask=sa.causal))
+for positions in (None, Rotary(), Alibi(), RelativeBias(4)):
+    for training in (True, False):
+        layer = MultiHeadAttention(
+            8, 4, num_kv_heads=2, positions=positions, qk_norm=torch.nn.RMSNorm, dropout=1e-12
+        ).train(training)
+        torch.compiler.reset()
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        for n in (4, 6, 7):
+            x = torch.randn(2, n, 8)
+            torch.testing.assert_close(compiled(x, mask=sa.causal), layer(x, mask=sa.causal))
+print("done")
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "done\n", done.stderr[-2000:]
+
+    def test_compiled_and_not_share_a_cache(self):
+        code = """
+import torch, selfattn as sa
+from selfattn.nn import *
+x, memory = torch.randn(2, 9, 8), torch.randn(2, 6, 8)
+for grad in (True, False):
+    for source, positions in ((), Rotary()), ((memory,), None):
+        layer, cache = MultiHeadAttention(8, 4, positions=positions), KVCache()
+        torch.compiler.reset()
+        compiled = torch.compile(layer, fullgraph=True, backend="eager")
+        with torch.set_grad_enabled(grad):
+            calls = zip((compiled, compiled, layer, compiled), x.split((4, 1, 2, 2), dim=1))
+            outputs = [call(new, *source, mask=sa.causal, cache=cache) for call, new in calls]
+        assert cache.length == 9
+        torch.testing.assert_close(torch.cat(outputs, dim=1), layer(x, *source, mask=sa.causal))
+print("done")
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "done\n", done.stderr[-2000:]
+
+    def test_exports_for_any_batch_and_length(self):
+        code = """
+import torch, selfattn as sa
+from selfattn.nn import *
+class Causal(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+    def forward(self, x, memory=None):
+        return self.layer(x, memory, mask=sa.causal)
+batch, n, m = (torch.export.Dim(name, min=2, max=99) for name in ("batch", "n", "m"))
+for positions in (None, Rotary(), Alibi(), RelativeBias(4)):
+    for training in (True, False):
+        model = Causal(MultiHeadAttention(8, 4, num_kv_heads=2, positions=positions, dropout=1e-12))
+        model.train(training)
+        program = torch.export.export(model, (torch.randn(3, 9, 8),), dynamic_shapes=({0: batch, 1: n},))
+        x = torch.randn(2, 37, 8)
+        torch.testing.assert_close(program.module()(x), model(x))
+model = Causal(MultiHeadAttention(8, 4, d_memory=6)).eval()
+example = torch.randn(3, 9, 8), torch.randn(3, 5, 6)
+program = torch.export.export(model, example, dynamic_shapes=({0: batch, 1: n}, {0: batch, 1: m}))
+x, memory = torch.randn(2, 37, 8), torch.randn(2, 11, 6)
+torch.testing.assert_close(program.module()(x, memory), model(x, memory))
 print("done")
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -345,7 +523,31 @@ class TestErrors:
         ):
             MultiHeadAttention(8, num_heads, num_kv_heads=num_kv_heads)
 
-    @pytest.mark.parametrize("dropout", [-0.1, 1.0])
+    @pytest.mark.parametrize(
+        ("options", "seen"),
+        [
+            ({"d_model": 0}, "d_model=0, num_heads=4, num_kv_heads=4, d_memory=0"),
+            ({"d_model": -8}, "d_model=-8, num_heads=4, num_kv_heads=4, d_memory=-8"),
+            ({"d_memory": 0}, "d_model=8, num_heads=4, num_kv_heads=4, d_memory=0"),
+        ],
+    )
+    def test_widths_of_nothing(self, options, seen):
+        with pytest.raises(ValueError, match=f"got {seen}$"):
+            MultiHeadAttention(**{"d_model": 8, "num_heads": 4} | options)
+
+    @pytest.mark.parametrize("name", ["d_model", "num_heads", "num_kv_heads", "d_memory"])
+    def test_widths_and_counts_that_are_no_integers(self, name):
+        options = {"d_model": 8, "num_heads": 4, "num_kv_heads": 4, "d_memory": 8}
+        options[name] /= 2
+        seen = ", ".join(f"{name}={value}" for name, value in options.items())
+        with pytest.raises(TypeError, match=f"^widths and counts are integers; got {seen}$"):
+            MultiHeadAttention(**options)
+
+    def test_numpys_integers_are_integers(self):
+        ours = MultiHeadAttention(np.int64(8), np.uint8(4), num_kv_heads=np.int32(2), d_memory=np.int16(6))
+        assert ours(torch.ones(5, 8), torch.ones(7, 6)).shape == (5, 8)
+
+    @pytest.mark.parametrize("dropout", [-0.1, 1.0, torch.nan])
     def test_dropout_that_is_no_share(self, dropout):
         with pytest.raises(ValueError, match=rf"in \[0, 1\); got {dropout}"):
             MultiHeadAttention(8, 4, dropout=dropout)

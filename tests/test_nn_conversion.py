@@ -234,6 +234,16 @@ class TestSameAsTorch:
         module, x = filled(Named(8, 4, batch_first=True)), numbers(2, 5, 8)
         assert_close(MultiHeadAttention.from_torch(module)(x), module(x, x, x)[0], **close[x.dtype])
 
+    def test_what_is_made_in_inference_mode_can_be_trained(self):
+        module, x = torch.nn.MultiheadAttention(8, 4), torch.ones(5, 8)
+        with torch.inference_mode():
+            converted = [MultiHeadAttention.from_torch(module), MultiHeadAttention(8, 4).to_torch()]
+            converted.append(MultiHeadAttention.from_torch(converted[1]))
+        for each, inputs in zip(converted, ([x], [x, x, x], [x]), strict=True):
+            output = each(*inputs)
+            (output[0] if isinstance(output, tuple) else output).sum().backward()
+            torch.optim.SGD(each.parameters()).step()
+
     def test_a_subclass_stays_one(self):
         class Own(MultiHeadAttention):
             pass

@@ -10,6 +10,7 @@ _NAMES = {"q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_weight", "
 _NAMES |= {"out_proj.weight", "out_proj.bias", "bias_k", "bias_v"}
 
 
+@torch.inference_mode(False)  # what it makes may be trained, wherever it is made
 def from_torch(cls: type, module: torch.nn.MultiheadAttention) -> Any:
     """A layer that computes what the module does, with copies of its matrices.
 
@@ -57,6 +58,7 @@ def from_torch(cls: type, module: torch.nn.MultiheadAttention) -> Any:
     return layer
 
 
+@torch.inference_mode(False)
 def to_torch(layer: Any) -> torch.nn.MultiheadAttention:
     """A `torch.nn.MultiheadAttention`, `batch_first`, that computes the same, with copies of the matrices.
 

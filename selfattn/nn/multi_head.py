@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class MultiHeadAttention(torch.nn.Module):
     variance 1 give queries and keys of variance 1, as the scale :math:`1/\sqrt{d_k}` takes for granted.
     Added biases start at zero.
 
-    Raises `ValueError` when heads don't divide `d_model` or each other, or `dropout` isn't in [0, 1).
+    Raises `ValueError` when heads don't divide `d_model` or each other, or `dropout` isn't in [0, 1), and
+    `TypeError` for widths and counts that aren't integers.
 
     >>> layer = MultiHeadAttention(8, num_heads=4, num_kv_heads=2)
     >>> layer(torch.ones(3, 5, 8)).shape
@@ -62,8 +64,11 @@ class MultiHeadAttention(torch.nn.Module):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         d_memory = d_model if d_memory is None else d_memory
-        if min(num_heads, num_kv_heads) < 1 or d_model % num_heads or num_heads % num_kv_heads:
-            seen = f"d_model={d_model}, num_heads={num_heads}, num_kv_heads={num_kv_heads}"
+        sizes = d_model, num_heads, num_kv_heads, d_memory
+        seen = "d_model={}, num_heads={}, num_kv_heads={}, d_memory={}".format(*sizes)
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise TypeError(f"widths and counts are integers; got {seen}")
+        if min(sizes) < 1 or d_model % num_heads or num_heads % num_kv_heads:
             raise ValueError(f"num_heads must divide d_model, and num_kv_heads num_heads; got {seen}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a share in [0, 1); got {dropout}")
@@ -140,7 +145,7 @@ class MultiHeadAttention(torch.nn.Module):
         start = 0 if cache is None else cache.length
         q = self.query_norm(split_heads(self.query(x), self.num_heads))
         if memory is not None:
-            k, v = self._keys_values(memory) if cache is None else cache.of_memory(memory, self._keys_values)
+            k, v = self._of_memory(memory) if cache is None else cache.of_memory(memory, self._of_memory)
         else:
             k, v = self._keys_values(x)
             if self.positions is not None:
@@ -154,6 +159,15 @@ class MultiHeadAttention(torch.nn.Module):
     def _keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         k = self.key_norm(split_heads(self.key(source), self.num_kv_heads))
         return k, split_heads(self.value(source), self.num_kv_heads)
+
+    def _of_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory; tokens that aren't finite get NaN for both, and no part in a gradient.
+
+        A mask may forbid them, as padding. The gradient of a matrix would still be NaN: it is 0 · NaN.
+        """
+        zero_or_nan = (0 * memory.detach()).sum(-1, keepdim=True)[..., None, :, :]
+        k, v = self._keys_values(memory.nan_to_num(nan=0, posinf=0, neginf=0))
+        return k + zero_or_nan.to(k.dtype), v + zero_or_nan.to(v.dtype)
 
     def extra_repr(self) -> str:
         """What a printed layer tells beyond its parts."""
