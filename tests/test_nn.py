@@ -371,6 +371,15 @@ class TestTorchsMachinery:
         ours, x = layer(), numbers(2, 5, 8)
         exact(ours(x, numbers(2, 0, 8)), ours.output.bias.expand(2, 5, 8))
 
+    @pytest.mark.parametrize("training", [True, False])
+    @torch.no_grad()
+    def test_hooks_of_its_parts_are_called(self, training):
+        ours, called = layer(qk_norm=torch.nn.RMSNorm, dropout=0.5).train(training), []
+        for name, part in ours.named_children():
+            part.register_forward_hook(lambda *_, name=name: called.append(name))
+        ours(numbers(2, 5, 8))
+        assert sorted(called) == ["key", "key_norm", "output", "query", "query_norm", "value"]
+
     @every_position
     @pytest.mark.parametrize("reentrant", [True, False])
     def test_recomputed_activations(self, positions, reentrant):
