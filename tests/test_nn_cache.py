@@ -169,8 +169,8 @@ class TestModes:
         with MODES[first]():
             for start, end in [(0, 5), (5, 6)]:  # leaves room for more
                 ours(x[:, start:end], memory, mask=sa.causal, cache=cache)
-        with MODES[then]():
             other = COPIES[copied](cache)
+        with MODES[then]():
             assert other.length == 6
             copy.deepcopy(ours)(x[:, 8:], memory, cache=other)  # with a copy of the layer, if need be
             output = ours(x[:, 6:], memory, mask=sa.causal, cache=cache)

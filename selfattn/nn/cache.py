@@ -113,7 +113,8 @@ class KVCache:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__()
-        self._length, self._memory, self._blocks = state["length"], state["memory"], state["blocks"]
+        self._length, self._memory = state["length"], state["memory"]
+        self._blocks = [_copied(block, room=block.shape[-2]) for block in state["blocks"]]
 
 
 def _copied(x: Tensor, room: int) -> Tensor:
