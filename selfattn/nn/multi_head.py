@@ -99,7 +99,8 @@ class MultiHeadAttention(torch.nn.Module):
         all tokens so far, if its mask forbids later ones. Positions go on, and a `Mask` is shifted along;
         a boolean tensor is for these queries and all keys so far. A memory is projected once.
 
-        Raises `ValueError` for shapes that don't fit, and for a memory when the layer has `positions`.
+        Raises `TypeError` for anything but floating-point tensors, `ValueError` for shapes that don't fit,
+        for a memory when the layer has `positions`, and for a cache of another layer or memory.
         """
         with nullcontext() if cache is None else cache.step(self, x):
             q, k, v, options = self._heads(x, memory, mask, cache)
