@@ -71,24 +71,25 @@ def fitted(
         raise ValueError(f"softcap is a positive number, or None; got {softcap}")
     if isinstance(mask, Mask):
         if mask.leading:
-            _check_fit(f"mask {mask}", (*mask.leading, 1, 1), q, k)
+            _check_fit((*mask.leading, 1, 1), q, k, mask=mask)
     elif mask is not None:
         if not is_array(mask, xp, "bool"):
             raise TypeError(
                 "a mask is a Mask or a boolean array (True = may attend) of the queries' library; "
                 f"got {describe(q=q, mask=mask)}"
             )
-        _check_fit(describe(mask=mask), mask.shape, q, k)
+        _check_fit(mask.shape, q, k, mask=mask)
     if bias is not None:
-        _check_fit(describe(bias=bias), bias.shape, q, k)
+        _check_fit(bias.shape, q, k, bias=bias)
         if bias.dtype != dtype:
             bias = xp.astype(bias, xp.float32 if xp.finfo(dtype).bits < 32 else dtype)
     scale = default_scale(q) if scale is None else scale
     return Fitted(q, k, None if v is None else full[2], bias, scale)
 
 
-def _check_fit(seen: str, shape: tuple, q: Any, k: Any) -> None:
+def _check_fit(shape: tuple, q: Any, k: Any, **option: Any) -> None:
     scores = (*joined(q.shape[:-2], k.shape[:-2]), q.shape[-2], k.shape[-2])
     if not broadcasts(shape, scores):
-        name = seen.partition(" ")[0]
+        ((name, given),) = option.items()
+        seen = f"mask {given}" if isinstance(given, Mask) else describe(**option)
         raise ValueError(f"{name} must broadcast to the scores {scores}; got {seen}")

@@ -43,7 +43,7 @@ def attend(tile: Tile, q: Any, k: Any, v: Any, bias: Any, *, scale: float) -> An
 
 def four_axes(x: Any) -> Any:
     """The tensor with two leading axes, as torch's kernel wants them: those before the last are joined."""
-    return x.reshape(-1, 1 if x.ndim < 3 else x.shape[-3], *x.shape[-2:])
+    return x.flatten(0, -4) if x.ndim > 4 else x.reshape(*[1] * (4 - x.ndim), *x.shape)
 
 
 def put_together(
@@ -75,6 +75,7 @@ def _differentiable() -> Any:
     def gradients(output: Any, inputs: Sequence[Any], cotangent: Any, **options: bool) -> list[Any]:
         """One for each input, None where none is wanted."""
         wanted = [x is not None and x.requires_grad for x in inputs]
+        options |= {"materialize_grads": True}  # of a bias without queries, say
         found = iter(torch.autograd.grad(output, list(compress(inputs, wanted)), cotangent, **options))
         return [next(found) if want else None for want in wanted]
 
