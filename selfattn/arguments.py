@@ -22,7 +22,6 @@ def fitted(
     q: Any,
     k: Any,
     v: Any = None,
-    *,
     mask: Any = None,
     bias: Any = None,
     scale: float | None = None,

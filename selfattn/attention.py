@@ -51,17 +51,18 @@ def attention_weights(
     array([[0.25, 0.25, 0.25, 0.25]])
     """
     with undisturbed(q):
-        q, k, _, bias, scale = fitted(q, k, mask=mask, bias=bias, scale=scale, softcap=softcap)
+        q, k, _, bias, scale = fitted(q, k, None, mask, bias, scale, softcap)
         xp = array_namespace(q)
         if isinstance(mask, Mask):
             mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
 
         def weights(q: Any, k: Any) -> Any:
-            return softmax(logits(q, k, scale=scale, softcap=softcap, bias=bias, mask=mask))
+            return softmax(logits(q, k, scale, softcap, bias, mask))
 
         if finite(q, k):
             return xp.astype(weights(q, k), q.dtype, copy=False)
-        spoilt = showing(lambda q, k, v: weights(q, k) @ v, q, k, xp.zeros_like(k[..., :1]))
+        values = xp.zeros_like(k[..., :1])
+        spoilt = showing(lambda q, k, v: weights(q, k) @ v, q, k, values)
         return xp.astype(weights(cleaned(q), cleaned(k)) + spoilt, q.dtype, copy=False)
 
 
@@ -93,13 +94,13 @@ def attention(
     array([[3., 5.]])
     """
     with undisturbed(q):
-        q, k, v, bias, scale = fitted(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
+        q, k, v, bias, scale = fitted(q, k, v, mask, bias, scale, softcap)
         xp = array_namespace(q)
         if isinstance(mask, Mask):
             mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
 
         def average(q: Any, k: Any, v: Any) -> Any:
-            weights = softmax(logits(q, k, scale=scale, softcap=softcap, bias=bias, mask=mask))
+            weights = softmax(logits(q, k, scale, softcap, bias, mask))
             return weights @ xp.astype(v, weights.dtype, copy=False)
 
         output = average(q, k, v) if finite(q, k, v) else showing(average, q, k, v)

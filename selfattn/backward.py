@@ -69,7 +69,7 @@ def attention_backward(
     xp = namespace(gradient=gradient, q=q, k=k, v=v)
     options = {"mask": mask, "bias": bias, "softcap": softcap}
     with undisturbed(q):
-        _, keys, values, _, scale = fitted(q, k, v, scale=scale, **options)
+        _, keys, values, _, scale = fitted(q, k, v, mask, bias, scale, softcap)
         batch = joined(q.shape[:-2], keys.shape[:-2], values.shape[:-2])
         if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
             seen = describe(gradient=gradient, q=q, k=k, v=v)

@@ -64,7 +64,14 @@ def default_scale(q: Any) -> float:
     return max(q.shape[-1], 1) ** -0.5
 
 
-def logits(q: Any, k: Any, *, scale: float, softcap: float | None, bias: Any, mask: Any) -> Any:
+def logits(
+    q: Any,
+    k: Any,
+    scale: float,
+    softcap: float | None,
+    bias: Any,
+    mask: Any,
+) -> Any:
     r"""What the softmax is taken of: scaled scores, capped, biased, and -∞ where attention is forbidden.
 
     .. math:: \ell_{ij} = \begin{cases}
@@ -77,7 +84,7 @@ def logits(q: Any, k: Any, *, scale: float, softcap: float | None, bias: Any, ma
 
     >>> import numpy as np
     >>> allowed = np.array([True, False])
-    >>> logits(np.ones((1, 4)), np.ones((2, 4)), scale=0.5, softcap=None, bias=None, mask=allowed)
+    >>> logits(np.ones((1, 4)), np.ones((2, 4)), 0.5, None, None, mask=allowed)
     array([[  2., -inf]])
     """
     xp = array_namespace(q, k)
@@ -87,7 +94,7 @@ def logits(q: Any, k: Any, *, scale: float, softcap: float | None, bias: Any, ma
     if softcap is not None:
         scores = softcap * xp.tanh(scores / softcap)
     if bias is not None:
-        scores = xp.where(bias == -xp.inf, -xp.inf, scores + bias)  # NaN and ∞ plus -∞ would be NaN
+        scores = xp.where(bias == -xp.inf, -xp.inf, scores + bias)  # ∞ - ∞ is NaN
     if mask is not None:
         scores = xp.where(mask, scores, -xp.inf)
     return scores

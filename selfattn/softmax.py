@@ -32,10 +32,10 @@ def softmax(x: Float[Any, "*shape"], axis: int = -1) -> Float[Any, "*shape"]:
         return x  # nothing to weigh; the maximum of nothing is an error
     if xp.finfo(x.dtype).bits < 32:
         return xp.astype(softmax(xp.astype(x, xp.float32), axis), x.dtype)
-    x = xp.clip(x, max=float(xp.finfo(x.dtype).max))  # ∞ - ∞ would be NaN
+    x = xp.clip(x, max=float(xp.finfo(x.dtype).max))  # ∞ - ∞ is NaN
     maximum = xp.max(x, axis=axis, keepdims=True)
     with undisturbed(x):
-        e = xp.exp(x - xp.where(maximum == -xp.inf, 0.0, maximum))  # nor is -∞ taken off itself
+        e = xp.exp(x - xp.where(maximum == -xp.inf, 0.0, maximum))
     total = xp.sum(e, axis=axis, keepdims=True)
     return e / xp.where(total == 0, 1.0, total)
 

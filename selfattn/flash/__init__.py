@@ -54,7 +54,7 @@ def flash_attention(
     if traced(q, k, v, mask, bias):
         return attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     with undisturbed(q):
-        q, k, v, bias, scale = fitted(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
+        q, k, v, bias, scale = fitted(q, k, v, mask, bias, scale, softcap)
         xp, axes = array_namespace(q), joined(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         q = xp.broadcast_to(q, (*axes, *q.shape[-2:]))
         k = xp.broadcast_to(k, (*axes, *k.shape[-2:]))

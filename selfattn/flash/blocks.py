@@ -21,6 +21,7 @@ def attend(
 ) -> Any:
     """One tile: its keys in parts, and the average over all of them.
 
+    >>> import numpy as np
     >>> tile = Tile((), slice(0, 1), slice(0, 2), 2)
     >>> q, k, v = np.zeros((1, 1)), np.ones((2, 1)), np.array([[1.0], [3.0]])
     >>> attend(tile, q, k, v, None, scale=1.0, softcap=None, small=True)
@@ -39,11 +40,9 @@ def attend(
         starts += range(start, stop, step)
     for start, stop in pairwise([*starts, tile.width]):
         keys = slice(start, stop)
-        options = {"bias": None if bias is None else bias[..., keys], "mask": tile.allowed(keys, q)}
+        options = scale, softcap, None if bias is None else bias[..., keys], tile.allowed(keys, q)
         values = xp.astype(v[..., keys, :], wide, copy=False)
-        parts.append(  # no name holds on to the scores
-            summarize(logits(q, k[..., keys, :], scale=scale, softcap=softcap, **options), values, small)
-        )
+        parts.append(summarize(logits(q, k[..., keys, :], *options), values, small))  # no name holds scores
     return xp.astype(average(reduce(merge, parts)), q.dtype, copy=False)
 
 
@@ -68,6 +67,7 @@ def is_whole(tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any) -> bool:
 def part(tile: Tile, q: Any, k: Any, v: Any, bias: Any) -> tuple[list[Any], list[Any]]:
     """Where the tile is in each array, and what is there; None where there is no bias.
 
+    >>> import numpy as np
     >>> x = np.ones((9, 4))
     >>> at, parts = part(Tile((), slice(3, 5), slice(0, 7), 7), x, x, x, None)
     >>> at[1], parts[1].shape
@@ -86,6 +86,7 @@ def part(tile: Tile, q: Any, k: Any, v: Any, bias: Any) -> tuple[list[Any], list
 def small_scores(q: Any, k: Any, v: Any, scale: float) -> bool:
     """Whether no score is far from zero, as |q · k| ≤ |q| |k| (Cauchy, Schwarz), nor any value huge.
 
+    >>> import numpy as np
     >>> small_scores(np.ones((2, 4)), np.ones((3, 4)), np.ones((3, 1)), scale=0.5)
     True
     """
