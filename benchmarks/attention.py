@@ -55,9 +55,9 @@ def forward(n: int, mask: sa.Mask, rule: Callable | None = None, batch: int = 1)
     return race(lambda: sa.flash_attention(q, k, v, mask=mask), peers)
 
 
-def forward_and_backward(n: int, mask: sa.Mask) -> dict[str, np.ndarray]:
+def forward_and_backward(n: int, mask: sa.Mask, batch: int = 1) -> dict[str, np.ndarray]:
     """The same with gradients. FlexAttention has none on a processor."""
-    qkv, towards = tensors(n, gradients=True), torch.randn(1, HEADS, n, D_K)
+    qkv, towards = tensors(n, batch, gradients=True), torch.randn(batch, HEADS, n, D_K)
     dense = mask.dense(n, n, like=towards)
 
     def gradients(attend: Call) -> Call:
@@ -65,6 +65,13 @@ def forward_and_backward(n: int, mask: sa.Mask) -> dict[str, np.ndarray]:
 
     peer = gradients(lambda: sdpa(*qkv, attn_mask=dense))
     return race(gradients(lambda: sa.flash_attention(*qkv, mask=mask)), {"SDPA, boolean mask": peer})
+
+
+def short(n: int, gradients: bool) -> dict[str, np.ndarray]:
+    """Many sequences of 1 to n tokens, 8192 with their padding: what a batch of sentences is."""
+    batch = 8192 // n
+    lengths = np.random.default_rng(0).integers(1, n, batch, endpoint=True)
+    return (forward_and_backward if gradients else forward)(n, sa.padding(lengths), batch=batch)
 
 
 def unmasked(n: int, causal: bool) -> dict[str, np.ndarray]:
@@ -111,6 +118,12 @@ def cases() -> dict[str, Callable[[], dict[str, np.ndarray]]]:
         "window of 256, n = 4096, forward and backward": lambda: forward_and_backward(4096, window),
         "16 documents, n = 4096, forward and backward": lambda: forward_and_backward(4096, documents),
         "causal, prefix of 512, n = 4096, forward and backward": lambda: forward_and_backward(4096, prefix),
+        "512 sequences of up to 16": lambda: short(16, gradients=False),
+        "128 sequences of up to 64": lambda: short(64, gradients=False),
+        "16 sequences of up to 512": lambda: short(512, gradients=False),
+        "512 sequences of up to 16, forward and backward": lambda: short(16, gradients=True),
+        "128 sequences of up to 64, forward and backward": lambda: short(64, gradients=True),
+        "16 sequences of up to 512, forward and backward": lambda: short(512, gradients=True),
         "every pair, n = 4096": lambda: unmasked(4096, causal=False),
         "causal, n = 4096": lambda: unmasked(4096, causal=True),
         "NumPy, every pair, n = 2048": lambda: in_numpy(2048),

@@ -82,7 +82,8 @@ def attention_backward(
         biased = softmax_backward(weights, gradient @ values.mT)
         scores = biased
         if softcap is not None:
-            scores = biased * (1 - xp.tanh(scaled_dot_product(q, keys, scale) / softcap) ** 2)
+            capped = xp.tanh(scaled_dot_product(q, keys, scale) / softcap)
+            scores = biased * (1 - capped**2)
         return AttentionGradients(
             q=_over_copies(scale * scores @ keys, q),
             k=_over_copies(scale * scores.mT @ q, k),
