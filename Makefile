@@ -52,14 +52,14 @@ book: .venv/ready
 	@echo "The book is at file://$(CURDIR)/_build/html/index.html"
 
 # Whole or not at all: a partial build leaves links to the bibliography pointing at old numbers.
-_build/html/index.html: _config.yml _toc.yml $(wildcard experiments/*.ipynb) \
+_build/html/index.html: _config.yml _toc.yml $(wildcard experiments/*/*.ipynb) \
     $(shell find book selfattn -type f -not -name '*.pyc')
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 	@touch $@
 
 test: book
 	$(BIN)/python -m pytest -n 2 --dist loadscope
-	$(NBVAL) book experiments/scaling_init.ipynb
+	$(NBVAL) book experiments/scaling_init
 
 # Every cell of every grid anew, whatever runs/cells keeps.
 verify: .venv/ready

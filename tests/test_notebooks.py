@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments import freshness, notebooks, sources
-from experiments.notebooks import CHAPTERS, EXPERIMENTS, RESULTS, ROOT
+from experiments.engine import freshness, notebooks, sources
+from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS, ROOT
 
 ALL = CHAPTERS | EXPERIMENTS
 every_notebook = pytest.mark.parametrize("name", ALL)
@@ -62,7 +62,8 @@ def test_is_normalized(name: str) -> None:
 def test_published_results_are_those_of_the_published_notebook(name: str) -> None:
     recorded, (claims, tables, run) = notebooks.record(EXPERIMENTS[name]), notebooks.results(name)
     assert claims == recorded["claims"]
-    assert {path.stem: path.read_text() for path in (RESULTS / name).glob("*.csv")} == recorded["tables"]
+    kept = notebooks.published(name).glob("*.csv")
+    assert {path.stem: path.read_text() for path in kept} == recorded["tables"]
     assert set(tables) == set(recorded["tables"])
     assert run["fingerprint"] == freshness.fingerprint(freshness.inputs(EXPERIMENTS[name]))
     assert run["parameters"] == notebooks.parameters(EXPERIMENTS[name]), "published at other parameters"
@@ -97,11 +98,11 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("changed", "notebook"),
     [
         ("selfattn/attention.py", "book/02_softmax.ipynb"),
-        ("selfattn/scores.py", "experiments/scaling_training.ipynb"),
+        ("selfattn/scores.py", "experiments/scaling_training/scaling_training.ipynb"),
         ("selfattn/pretrained.py", "book/10_many_heads.ipynb"),
-        ("experiments/training.py", "experiments/scaling_training.ipynb"),
-        ("experiments/results/scaling_init/gaussian.csv", "book/06_scaling.ipynb"),
-        ("experiments/results/scaling_training/claims.json", "book/ledger.ipynb"),
+        ("experiments/training/seeds.py", "experiments/scaling_training/scaling_training.ipynb"),
+        ("experiments/scaling_init/results/gaussian.csv", "book/06_scaling.ipynb"),
+        ("experiments/scaling_training/results/claims.json", "book/ledger.ipynb"),
         ("requirements.txt", "book/01_similarity.ipynb"),
     ],
 )
@@ -115,8 +116,8 @@ def test_a_changed_input_makes_the_outputs_stale(copied_tree: Path, changed: str
     ("changed", "notebook"),
     [
         ("selfattn/pretrained.py", "book/02_softmax.ipynb"),
-        ("experiments/training.py", "experiments/scaling_init.ipynb"),
-        ("experiments/__main__.py", "experiments/scaling_training.ipynb"),
+        ("experiments/training/seeds.py", "experiments/scaling_init/scaling_init.ipynb"),
+        ("experiments/__main__.py", "experiments/scaling_training/scaling_training.ipynb"),
     ],
 )
 def test_a_file_that_is_not_loaded_changes_nothing(copied_tree: Path, changed: str, notebook: str) -> None:
