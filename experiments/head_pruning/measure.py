@@ -72,22 +72,6 @@ def closing(order: Tensor) -> Tensor:
     return (place[..., None, :] >= torch.arange(order.shape[-1])[:, None]).float()
 
 
-def tune(
-    questions: int,
-    num_heads: int,
-    d_k: int,
-    d_model: int,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """Train the whole layer from all seeds at all rates: see `sweep.measure`.
-
-    `accuracy` is the share of right answers on 1024 examples that training never sees.
-    """
-    make = partial(facts.Facts, questions, num_heads=num_heads, d_k=d_k, d_model=d_model)
-    draw, after = partial(facts.draw, questions=questions), {"accuracy": facts.accuracy}
-    return sweep.measure(make, draw, facts.loss, after, **options)
-
-
 def prune(
     questions: int,
     num_heads: int,

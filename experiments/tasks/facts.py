@@ -4,7 +4,8 @@ A memory holds `PAIRS` facts, each a key and a value. One query names R of the k
 own; the answer is their R values, in the order of the roles. All of them come out of one attention layer.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import selfattn as sa
 
+from ..training import sweep
 from .lookup import matrix, normalized
 
 KEYS, VALUES, PAIRS = 12, 8, 8  # distinct keys, distinct values, facts in a memory
@@ -77,3 +79,19 @@ def loss(model: torch.nn.Module, given: Batch) -> Tensor:
 def accuracy(model: torch.nn.Module, given: Batch) -> Tensor:
     """Share of right answers."""
     return (model(given).argmax(-1) == given.answers).float().mean()
+
+
+def train(
+    questions: int,
+    num_heads: int,
+    d_k: int,
+    d_model: int,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train one number of heads from all seeds at all rates at once: see `sweep.measure`.
+
+    `accuracy` is the share of right answers on 1024 examples that training never sees.
+    """
+    make = partial(Facts, questions, num_heads=num_heads, d_k=d_k, d_model=d_model)
+    task = partial(draw, questions=questions)
+    return sweep.measure(make, task, loss, {"accuracy": accuracy}, **options)
