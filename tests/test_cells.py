@@ -309,9 +309,12 @@ def test_a_journal_is_read_in_whole_lines(tmp_path: Path, monkeypatch: pytest.Mo
     assert read.summary() == {}
     monkeypatch.setenv(journal.PLACE, str(place))
     journal.tell(cells=3, kept=1)
-    place.write_text(place.read_text() + '{"computed": 1, "sec')
+    place.write_text(place.read_text() + '{"computed": 1, "measured": [{"seconds": 2.0, ')
     read.catch_up()
     assert (read.cells, read.kept, read.computed) == (3, 1, 0)
-    place.write_text(place.read_text() + 'onds": 2.5}\n')
+    place.write_text(place.read_text() + '"processor": "one"}]}\n')
+    journal.tell(measured=[{"seconds": 0.5, "processor": "two"}])
     read.catch_up()
-    assert (read.cells, read.computed, read.seconds) == (3, 1, 2.5)
+    assert (read.cells, read.computed) == (3, 1)
+    found = {"number": 3, "kept": 1, "seconds": 2.5, "processors": ["one", "two"]}
+    assert read.summary() == {"cells": found}

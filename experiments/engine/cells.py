@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from . import computing, journal, sources, store
+from . import computing, journal, published, sources, store
 
 FRESH = "SELFATTN_FRESH"  # compute every cell, whatever is kept: `--fresh`, `make verify`
 
@@ -50,12 +50,11 @@ def measure(function: Callable[..., list[dict[str, Any]]], cells: Iterable[dict[
     results = {} if os.environ.get(FRESH) else {cell.path: kept for cell in asked if (kept := _kept(cell))}
     missing = {cell.path: cell for cell in asked if cell.path not in results}
     journal.tell(cells=len(results) + len(missing), kept=len(results))
-    for kept in results.values():
-        journal.tell(seconds=kept["seconds"], processor=kept["processor"])
     for cell, result in computing.results(list(missing.values())):
         store.write(cell, result)
-        journal.tell(computed=1, seconds=result["seconds"], processor=result["processor"])
-        results[cell.path] = result
+        journal.tell(computed=1)
+        results[cell.path] = {"function": name, "parameters": cell.parameters} | result
+    journal.tell(measured=[{field: kept[field] for field in published.FIELDS} for kept in results.values()])
     return pd.DataFrame(
         [
             {key: value for key, value in cell.parameters.items() if not isinstance(value, list)} | row

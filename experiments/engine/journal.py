@@ -1,7 +1,8 @@
 """What a running notebook tells the command that started it: how many cells there are, which one is done.
 
-A journal is a file on this machine with one JSON object a line. The kernel appends, the command reads.
-Without a command (a notebook run by hand) nobody is told.
+In the end it hands over the cells themselves, for the record. A journal is a file on this machine with one
+JSON object a line. The kernel appends, the command reads. Without a command (a notebook run by hand) nobody is
+told.
 """
 
 import json
@@ -25,7 +26,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path, self._read = path, 0
         self.cells = self.kept = self.computed = 0
-        self.seconds, self.processors = 0.0, set()
+        self.measured: list[dict[str, Any]] = []
         self.remarks: list[str] = []
 
     def catch_up(self) -> None:
@@ -37,8 +38,7 @@ class Journal:
             self.cells += event.get("cells", 0)
             self.kept += event.get("kept", 0)
             self.computed += event.get("computed", 0)
-            self.seconds += event.get("seconds", 0.0)
-            self.processors |= {event["processor"]} if "processor" in event else set()
+            self.measured += event.get("measured", [])
             self.remarks += [event["remark"]] if "remark" in event else []
 
     def summary(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Journal:
         found = {
             "number": self.cells,
             "kept": self.kept,
-            "seconds": round(self.seconds, 1),
-            "processors": sorted(self.processors),
+            "seconds": round(sum(cell["seconds"] for cell in self.measured), 1),
+            "processors": sorted({cell["processor"] for cell in self.measured}),
         }
         return {"cells": found} if self.cells else {}

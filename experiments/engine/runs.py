@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import claims, execution, freshness, notebooks, store
+from . import claims, execution, freshness, notebooks, published, store
 from .journal import Journal
 from .notebooks import CHAPTERS, EXPERIMENTS, Refused
 from .workforce import RUNS, Workforce, failures, in_parallel
@@ -52,7 +52,10 @@ def _recorded(
 ) -> dict[str, Any]:
     """Save an executed notebook's record; returns its claims and the circumstances of its run."""
     code = {"profile": profile, "fingerprint": freshness.fingerprint(inputs)}
-    circumstances = code | found | Journal(told).summary()
+    journal = Journal(told)
+    circumstances = code | found | journal.summary()
+    if journal.measured:
+        store.write_whole(folder / published.FILE, published.text(journal.measured))
     return {"claims": notebooks.save_record(copy, folder, circumstances), "run": circumstances}
 
 
