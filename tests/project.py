@@ -69,7 +69,6 @@ class Project:
         ignored = shutil.ignore_patterns("__pycache__", "results", "*.ipynb")
         for folder in ("experiments", "selfattn"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
-        (root / "requirements.txt").write_text("numpy==0\n")
         question = root / "experiments/tiny"
         question.mkdir()
         (question / "__init__.py").touch()

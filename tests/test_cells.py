@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -217,7 +217,6 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("experiments", "selfattn"):
         ignored = shutil.ignore_patterns("__pycache__", "results", "*.ipynb")
         shutil.copytree(sources.ROOT / name, tmp_path / name, ignore=ignored)
-    shutil.copy(sources.ROOT / sources.PINS, tmp_path)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
 
@@ -230,8 +229,9 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("experiments/training/seeds.py", True),
         ("selfattn/__init__.py", True),
         ("selfattn/softmax.py", True),
-        ("requirements.txt", True),
         ("experiments/engine/claims.py", False),
+        ("experiments/heads/measure.py", False),
+        ("selfattn/pretrained.py", False),
         ("experiments/engine/cells.py", False),
     ],
 )
@@ -244,20 +244,44 @@ def test_a_cell_is_another_one_after_its_code_changed(copied: Path, changed: str
     assert (path() != before) is counts
 
 
-def test_another_version_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Say that another version of some packages is there."""
+    version = sources.metadata.version
+
+    def install(*packages: str) -> None:
+        other = lambda name: "99.1+cuda" if name in packages else version(name)  # noqa: E731
+        monkeypatch.setattr(sources.metadata, "version", other)
+        sources._running.cache_clear()
+
+    yield install
+    sources._running.cache_clear()
+
+
+def test_another_version_is_another_cell(installed: Callable[..., None]) -> None:
     before = sources.made_from(MODULE)
-    sources._running.cache_clear()
-    monkeypatch.setattr(sources.metadata, "version", lambda package: "99.1+cuda")
+    assert {"python", "torch", "array-api-compat"} <= before.keys()
+    installed("torch")
     after = sources.made_from(MODULE)
-    sources._running.cache_clear()
-    assert {name for name in before if before[name] != after[name]} == {"numpy", "torch"}
+    assert {name for name in before if before[name] != after[name]} == {"torch"}
     assert after["torch"] == "99.1", "how it was built is no other version"
+
+
+def test_another_version_of_what_is_not_imported_changes_nothing(installed: Callable[..., None]) -> None:
+    before = sources.made_from(MODULE)
+    installed("pandas", "papermill", "matplotlib", "distributed")
+    assert sources.made_from(MODULE) == before
+
+
+def test_a_package_that_is_gone_is_said(installed: Callable[..., None]) -> None:
+    with pytest.raises(sources.DifferentCode, match=r"another no-such-package \(missing, not 1.0\)"):
+        sources.check({"no-such-package": "1.0"})
 
 
 def test_a_worker_with_other_code_is_refused() -> None:
     right = sources.made_from(MODULE)
     sources.check(right)
-    for name in ("experiments/scaling_training/measure.py", "torch", "requirements.txt"):
+    for name in ("experiments/scaling_training/measure.py", "torch", "python"):
         with pytest.raises(sources.DifferentCode, match=f"another {name} "):
             sources.check(right | {name: "other"})
     with pytest.raises(sources.DifferentCode, match=r"experiments/gone.py \(missing, not 0\)"):

@@ -1,8 +1,8 @@
 """What a running notebook tells the command that started it: how many cells there are, which one is done.
 
 In the end it hands over the cells themselves, for the record. A journal is a file on this machine with one
-JSON object a line. The kernel appends, the command reads. Without a command (a notebook run by hand) nobody is
-told.
+JSON object a line. The kernel appends, the command reads. Without a command (a notebook run by hand) nobody
+is told.
 """
 
 import json

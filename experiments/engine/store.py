@@ -1,7 +1,7 @@
 """Finished cells, one small JSON file each, so that nothing is computed twice.
 
 A file's name is a digest of everything that decides its rows: the function, its parameters, and what it is
-made from (sources, pins, versions). Other code asks under another name and never meets an old result. Files
+made from (sources, versions). Other code asks under another name and never meets an old result. Files
 appear whole or not at all, and what is read is compared with what was asked for.
 """
 
