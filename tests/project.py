@@ -51,7 +51,8 @@ NOTEBOOK = [
     ("profiles", "profiles = {'smoke': {'points': 3}, 'full': {'points': 20}}"),
     (None, IMPORTS),
     (None, "grid = cells.grid(x=range(points), seeds=[seeds], pause=pause, fault=fault)"),
-    (None, "Record([], tiny=cells.measure(measure.compute, grid).drop(columns=['pause', 'fault']))"),
+    (None, "table = cells.measure(measure.compute, grid).drop(columns=['pause', 'fault'])"),
+    ("nbval-check-output", "Record([], tiny=table)"),
 ]
 
 
@@ -94,6 +95,18 @@ class Project:
         typed = [sys.executable, "-m", module, *typed.split()]
         self.started.append(subprocess.Popen(typed, text=True, start_new_session=True, **options))
         return self.started[-1]
+
+    @property
+    def results(self) -> Path:
+        """Where the published run of the experiment is recorded."""
+        return self.root / "experiments/tiny/results"
+
+    def change(self, file: str, old: str, new: str) -> None:
+        """Write other words into one of the experiment's files."""
+        path = self.root / "experiments/tiny" / file
+        before = path.read_text()
+        assert before.count(old) == 1, before
+        path.write_text(before.replace(old, new))
 
     def run(self, typed: str, code: int = 0, **options: object) -> tuple[str, str]:
         """What the command prints on stdout and stderr, once it has ended with this exit code."""

@@ -146,6 +146,9 @@ def stepwise(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(bug: str, d_model: int, **options: Any) -> list[dict[str, Any]]:
     """Train with one bug from all seeds at all rates at once: see `sweep.measure`.
 

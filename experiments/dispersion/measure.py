@@ -152,6 +152,9 @@ def tested(model: Search, given: Batch, trained_n: int) -> dict[str, dict[str, T
     return found
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     d_model: int,
     trained_n: int,

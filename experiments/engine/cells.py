@@ -8,11 +8,12 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from . import computing, journal, published, sources, store
+from . import agreement, computing, journal, published, sources, store
 
 FRESH = "SELFATTN_FRESH"  # compute every cell, whatever is kept: `--fresh`, `make verify`
 
@@ -41,20 +42,16 @@ def measure(function: Callable[..., list[dict[str, Any]]], cells: Iterable[dict[
     hold), and equal parameters give equal rows. Parameters that are lists, such as seeds, are no columns: the
     rows tell. Raises `ValueError` for an empty grid or a function that isn't the project's, `TypeError` for
     parameters that aren't plain data, `computing.CellFailed` when a cell raises; what is finished stays kept.
+    With `SELFATTN_RECORD` in the environment the rows are the published run's.
     """
     name = f"{function.__module__}.{function.__qualname__}"
     made_from = sources.made_from(function.__module__)
     asked = [store.Cell(name, _plain(parameters), made_from) for parameters in cells]
     if not asked:
         raise ValueError(f"an empty grid: there is no cell to measure {name} at")
-    results = {} if os.environ.get(FRESH) else {cell.path: kept for cell in asked if (kept := _kept(cell))}
-    missing = {cell.path: cell for cell in asked if cell.path not in results}
-    journal.tell(cells=len(results) + len(missing), kept=len(results))
-    for cell, result in computing.results(list(missing.values())):
-        store.write(cell, result)
-        journal.tell(computed=1)
-        results[cell.path] = {"function": name, "parameters": cell.parameters} | result
-    journal.tell(measured=[{field: kept[field] for field in published.FIELDS} for kept in results.values()])
+    again = os.environ.get(published.AGAIN)
+    results = _published(asked, again) if again else _computed(asked)
+    journal.tell(measured=[{field: line[field] for field in published.FIELDS} for line in results.values()])
     return pd.DataFrame(
         [
             {key: value for key, value in cell.parameters.items() if not isinstance(value, list)} | row
@@ -62,6 +59,44 @@ def measure(function: Callable[..., list[dict[str, Any]]], cells: Iterable[dict[
             for row in results[cell.path]["rows"]
         ]
     )
+
+
+def _computed(asked: list[store.Cell]) -> dict[Path, dict[str, Any]]:
+    """The results of these cells, kept ones from the store."""
+    results = {} if os.environ.get(FRESH) else {cell.path: kept for cell in asked if (kept := _kept(cell))}
+    missing = {cell.path: cell for cell in asked if cell.path not in results}
+    journal.tell(cells=len(results) + len(missing), kept=len(results))
+    for cell, result in computing.results(list(missing.values())):
+        store.write(cell, result)
+        journal.tell(computed=1)
+        results[cell.path] = {"function": cell.function, "parameters": cell.parameters} | result
+    return results
+
+
+def _published(asked: list[store.Cell], again: str) -> dict[Path, dict[str, Any]]:
+    """What the notebook's published run recorded of these cells, after some were computed again and agreed.
+
+    The record lies in `results`, beside the notebook in whose folder its kernel runs. Raises
+    `agreement.Disagreement` when a cell doesn't agree, or isn't there.
+    """
+    record = published.read(Path("results"))
+    named = [(cell, published.key(cell.function, cell.parameters)) for cell in asked]
+    lacking = {name for _, name in named if name not in record}
+    if lacking and again != "none":
+        remedy = f"`python -m experiments refresh --full {Path.cwd().name}` makes it anew"
+        raise agreement.Disagreement(f"the record lacks {min(lacking)}; {remedy}")
+    due = published.chosen(again, record) | lacking
+    results = {cell.path: record[name] for cell, name in named if name not in due}
+    journal.tell(cells=len(results), kept=len(results))
+    computed = _computed([cell for cell, name in named if name in due])
+    for cell, name in named:
+        if name in due - lacking:
+            line, rows = record[name], computed[cell.path]["rows"]
+            arm = [one["rows"] for one in record.values() if published.arm(one) == published.arm(line)]
+            if said := agreement.difference(cell.function, rows, line["rows"], arm):
+                raise agreement.Disagreement(f"{name} disagrees with the record: {said}")
+            computed[cell.path] = line
+    return results | computed
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

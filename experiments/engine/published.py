@@ -9,6 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from . import sources
+
+AGAIN = (
+    "SELFATTN_RECORD"  # serve cells from the record; its value says which are computed again, see `chosen`
+)
+SAMPLE, ARMS = 10, 60  # seconds
 FILE = "cells.jsonl"
 FIELDS = ("function", "parameters", "rows", "seconds", "processor")
 
@@ -40,3 +46,47 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     return by_key(map(json.loads, path.read_text(encoding="utf-8").splitlines()))
+
+
+def arm(line: dict[str, Any]) -> str:
+    """A cell's name without its seeds: cells of one arm differ in nothing else."""
+    return key(line["function"], {name: at for name, at in line["parameters"].items() if name != "seeds"})
+
+
+def code(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What a record's functions are made from now. Raises `ValueError` when a module of theirs is gone."""
+    found: dict[str, str] = {}
+    for function in {line["function"] for line in cells.values()}:
+        found |= sources.made_from(function.rpartition(".")[0])
+    return dict(sorted(found.items()))
+
+
+def chosen(which: str, cells: dict[str, dict[str, Any]]) -> set[str]:
+    """The names of the cells that are computed again, to see whether they agree with the record.
+
+    `none` and `all` say so themselves. `sample` takes cells in an order that a digest of the code and of the
+    record gives, as long as they took `SAMPLE` seconds in all: an unchanged commit always takes the same.
+    `arms` takes the cheapest cell of each arm, the cheapest arms first, up to `ARMS` seconds, one at least.
+    """
+    if which in ("none", "all"):
+        return set(cells) if which == "all" else set()
+    if which == "sample":
+        files = {name: digest for name, digest in code(cells).items() if "/" in name}
+        salt = sources.digest(json.dumps(files) + text(cells.values()))
+        order = sorted(cells, key=lambda name: sources.digest(salt + name))
+        return set(_within(SAMPLE, order, cells))
+    cheapest: dict[str, str] = {}
+    for name in sorted(cells, key=lambda name: cells[name]["seconds"]):
+        cheapest.setdefault(arm(cells[name]), name)
+    order = list(cheapest.values())
+    return set(_within(ARMS, order, cells) or order[:1])
+
+
+def _within(budget: float, order: list[str], cells: dict[str, dict[str, Any]]) -> list[str]:
+    """Those of these cells that fit into so many seconds, the first ones first."""
+    taken = []
+    for name in order:
+        if cells[name]["seconds"] <= budget:
+            budget -= cells[name]["seconds"]
+            taken.append(name)
+    return taken

@@ -72,6 +72,9 @@ def closing(order: Tensor) -> Tensor:
     return (place[..., None, :] >= torch.arange(order.shape[-1])[:, None]).float()
 
 
+TRAINED = ("prune",)  # whose numbers agree within their arm's range
+
+
 def prune(
     questions: int,
     num_heads: int,

@@ -99,6 +99,9 @@ def strongest_head(model: torch.nn.Module, given: Batch) -> Tensor:
     return torch.stack(best).amax()
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     layers: int,
     d_model: int,

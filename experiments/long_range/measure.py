@@ -138,6 +138,9 @@ def loss(model: torch.nn.Module, given: Batch) -> Tensor:
     return F.cross_entropy(model(given.tokens), given.answer)
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     arm: str,
     n: int,

@@ -37,6 +37,9 @@ def two_layers(arm: str, num_heads: int, d_model: int) -> Transformer:
     return model
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     layers: int,
     num_heads: int,

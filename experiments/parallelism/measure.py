@@ -103,6 +103,9 @@ def count(arm: str, lengths: list[int]) -> list[dict[str, Any]]:
     return [{"n": n, "chain": longest_chain(ARMS[arm](x[:n]))} for n in lengths]
 
 
+TIMED = ("clock",)  # whose numbers are times: positive, and never the same
+
+
 def clock(lengths: list[int], repetitions: int) -> list[dict[str, Any]]:
     """Time a fast attention layer and torch's own LSTM in turn.
 

@@ -40,6 +40,9 @@ def equivariance_error(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     return (moved - logits.roll(1, -2)).abs().amax() / logits.std()
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     task: str,
     scheme: str,

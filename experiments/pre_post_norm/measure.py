@@ -94,6 +94,9 @@ def untrained(
     return pd.DataFrame(columns).to_dict("records")
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     placement: str,
     depth: int,

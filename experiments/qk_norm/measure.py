@@ -25,6 +25,9 @@ def largest_score(model: lookup.Lookup, given: lookup.Batch) -> Tensor:
     return seen[0]
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(arm: str, d_k: int, d_model: int, **options: Any) -> list[dict[str, Any]]:
     """Train one arm of `lookup.ARMS` from all seeds at all rates at once.
 

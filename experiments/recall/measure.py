@@ -135,6 +135,9 @@ def accuracy(model: torch.nn.Module, given: Batch) -> Tensor:
     return (model(given.tokens).argmax(-1) == given.answers).float().mean()
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     arm: str,
     pairs: int,

@@ -26,6 +26,9 @@ def steps_to(history: Tensor, *, level: float = 0.5, window: int = 10) -> Tensor
     return torch.where(below.any(0), below.float().argmax(0) + window, len(history))
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     arm: str,
     d_k: int,

@@ -81,6 +81,9 @@ def accuracy(model: torch.nn.Module, given: Batch) -> Tensor:
     return (model(given).argmax(-1) == given.answers).float().mean()
 
 
+TRAINED = ("train",)  # whose numbers agree within their arm's range
+
+
 def train(
     questions: int,
     num_heads: int,
