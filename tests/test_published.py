@@ -1,13 +1,15 @@
 """The record of a published run: what it keeps, what is served from it, and who notices when it is wrong."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from project import Project
+from project import Project, wait_until
 
 from experiments.engine import agreement, cells, computing, journal, published, sources, store
 from experiments.scaling_training import measure as question
@@ -174,6 +176,13 @@ def test_where_the_code_is_the_same_a_lacking_cell_is_computed(served: Callable[
     assert served.calls == [3]
 
 
+def take_over(refreshed: Project, project: Project) -> None:
+    """The experiment with what was published of it, but no finished cells besides: a fresh clone."""
+    shutil.copytree(
+        refreshed.root / "experiments/tiny", project.root / "experiments/tiny", dirs_exist_ok=True
+    )
+
+
 NBVAL = "--nbval-lax --nbval-current-env -p no:cacheprovider experiments/tiny/tiny.ipynb"
 
 
@@ -223,4 +232,114 @@ def test_nbval_serves_a_notebook_from_its_record_and_notices(
     out, _ = project.run(NBVAL, code=1 if spoil else 0, module="pytest", env=told)
     assert said in out
     assert project.calls().keys() <= set(range(POINTS))
+    project.end()
+
+
+def test_times_are_not_carried_over(
+    served: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement, "kind", lambda function: "timed")
+    assert len(served([1, 2], "all")) == 4
+    with pytest.raises(agreement.Disagreement, match="other code takes other times"):
+        served([1, 2], "arms")
+
+
+@pytest.fixture
+def halves(tmp_path: Path, refreshed: Project) -> Iterator[Project]:
+    """A project whose published cells are two an arm: the seeds 1 and 2, and the seed 3."""
+    made = Project(tmp_path / "project", refreshed.bytecode)
+    made.change("tiny.ipynb", "seeds=[seeds]", "seeds=[seeds[:2], seeds[2:]]")
+    made.run("refresh tiny --jobs 2")
+    assert made.calls() == dict.fromkeys(range(POINTS), 2)
+    shutil.rmtree(made.root / "runs")
+    made.log.unlink()
+    yield made
+    made.end()
+
+
+def run_of(project: Project) -> dict[str, object]:
+    return json.loads((project.results / "run.json").read_text())
+
+
+def published_cells(project: Project) -> str:
+    return (project.results / "cells.jsonl").read_text()
+
+
+def test_a_record_is_carried_over_a_change_of_code_when_its_cells_agree(halves: Project) -> None:
+    cells_before, run_before = published_cells(halves), run_of(halves)
+    assert "checked_by" not in run_before
+    halves.change("measure.py", "import os\n", "import os  # for the log\n")
+    _, err = halves.run("refresh tiny")
+    assert err == ""
+    assert halves.calls() == dict.fromkeys(range(POINTS), 1), "one an arm"
+    assert published_cells(halves) == cells_before
+    run = run_of(halves)
+    assert run["computed_by"] == run_before["computed_by"]
+    checked_by = run["checked_by"]
+    different = {name for name, made in checked_by.items() if run["computed_by"][name] != made}
+    assert different == {"experiments/tiny/measure.py"}
+    assert run["cells"]["number"] == 2 * POINTS
+    assert run["fingerprint"] != run_before["fingerprint"]
+    out, _ = halves.run("refresh tiny")
+    assert out == "every notebook is up to date\n"
+
+    halves.change(
+        "tiny.ipynb", "'fault'])", "'fault']).assign(more=1)"
+    )  # the analysis: no cell needs a check
+    halves.run("refresh tiny")
+    assert halves.calls() == dict.fromkeys(range(POINTS), 1)
+    assert "more" in pd.read_csv(halves.results / "tiny.csv")
+    assert run_of(halves)["checked_by"] == checked_by
+
+    out, _ = halves.run("show tiny")
+    assert "computed_by: " in out
+    halves.run("refresh tiny --full")
+    assert halves.calls() == {x: 2 for x in range(POINTS)}, "those that were checked are kept"
+    run = run_of(halves)
+    assert run["computed_by"] == checked_by
+    assert "checked_by" not in run
+
+
+def test_a_record_that_disagrees_is_computed_anew_and_goes_on_where_it_stopped(halves: Project) -> None:
+    halves.change("measure.py", "x + 0.1", "x + 0.2")
+    halves.change("measure.py", "    time.sleep(pause)\n", "    time.sleep(pause + 0.5)\n")
+    process = halves.start("refresh tiny --jobs 2")
+    wait_until(lambda: len(list(halves.store.glob("*.json"))) >= POINTS + 2)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    assert run_of(halves)["computed_by"].keys() >= {"experiments/tiny/measure.py"}
+    before = halves.calls()
+    finished = len(list(halves.store.glob("*.json")))
+    _, err = halves.run("refresh tiny --jobs 2")
+    assert "disagrees with the record: value = " in err
+    assert "; all cells are computed anew" in err
+    assert (halves.calls() - before).total() == 2 * POINTS - finished, "what was finished is kept"
+    table = pd.read_csv(halves.results / "tiny.csv")
+    assert (table["value"] - (table["x"] + 0.2) * table["seed"]).abs().max() < 1e-3
+    kept = [json.loads(line) for line in published_cells(halves).splitlines()]
+    assert all(row["value"] == (c["parameters"]["x"] + 0.2) * row["seed"] for c in kept for row in c["rows"])
+    assert "checked_by" not in run_of(halves)
+    assert run_of(halves)["cells"]["number"] == 2 * POINTS
+
+
+def test_where_the_grid_has_grown_what_is_new_is_computed(refreshed: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", refreshed.bytecode)
+    take_over(refreshed, project)
+    project.change("tiny.ipynb", "points = 8", "points = 9")
+    project.run("refresh tiny")
+    assert project.calls() == {8: 1}
+    assert published_cells(project).startswith(published_cells(refreshed))
+    project.end()
+
+
+def test_a_record_of_before_is_computed_anew(refreshed: Project, tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", refreshed.bytecode)
+    take_over(refreshed, project)
+    (project.results / "cells.jsonl").unlink()
+    project.change("measure.py", "import os\n", "import os  # for the log\n")
+    project.run("refresh tiny")
+    assert project.calls() == dict.fromkeys(range(POINTS), 1)
+    kept = published.read(project.results).values()
+    assert [c["rows"] for c in kept] == [c["rows"] for c in published.read(refreshed.results).values()]
     project.end()

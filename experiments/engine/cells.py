@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def measure(function: Callable[..., list[dict[str, Any]]], cells: Iterable[dict[
         raise ValueError(f"an empty grid: there is no cell to measure {name} at")
     again = os.environ.get(published.AGAIN)
     results = _published(asked, again) if again else _computed(asked)
-    journal.tell(measured=[{field: line[field] for field in published.FIELDS} for line in results.values()])
+    journal.tell(measured=list(results.values()))
     return pd.DataFrame(
         [
             {key: value for key, value in cell.parameters.items() if not isinstance(value, list)} | row
@@ -69,7 +70,7 @@ def _computed(asked: list[store.Cell]) -> dict[Path, dict[str, Any]]:
     for cell, result in computing.results(list(missing.values())):
         store.write(cell, result)
         journal.tell(computed=1)
-        results[cell.path] = {"function": cell.function, "parameters": cell.parameters} | result
+        results[cell.path] = asdict(cell) | result
     return results
 
 
@@ -85,6 +86,8 @@ def _published(asked: list[store.Cell], again: str) -> dict[Path, dict[str, Any]
     if lacking and again != "none":
         remedy = f"`python -m experiments refresh --full {Path.cwd().name}` makes it anew"
         raise agreement.Disagreement(f"the record lacks {min(lacking)}; {remedy}")
+    if again == "arms" and any(agreement.kind(cell.function) == "timed" for cell in asked):
+        raise agreement.Disagreement("other code takes other times, which no sample could check")
     due = published.chosen(again, record) | lacking
     results = {cell.path: record[name] for cell, name in named if name not in due}
     journal.tell(cells=len(results), kept=len(results))

@@ -51,7 +51,10 @@ def show(name: str, as_json: bool) -> int:
     print(claims.table(rows).to_string(index=False), "\n")
     for label, table in tables.items():
         print(f"{label}: {len(table)} rows of {', '.join(table.columns)}")
-    print("\n".join(f"{key}: {value}" for key, value in circumstances.items()))
+    made = {
+        key: f"{len(code)} sources and packages" for key, code in circumstances.items() if key[-3:] == "_by"
+    }
+    print("\n".join(f"{key}: {value}" for key, value in (circumstances | made).items()))
     return 0
 
 
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.add_argument("--scheduler", metavar="ADDRESS", help="compute cells on this Dask cluster")
         sub.add_argument("--fresh", action="store_true", help="compute cells again that are kept from before")
+    refresh_.add_argument(
+        "--full", action="store_true", help="fresh notebooks too, and no record is carried over"
+    )
     for sub in (run_, show_, status_, list_):
         sub.add_argument("--json", action="store_true", help="for programs")
     return parser
@@ -111,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         if said.command in ("run", "refresh"):
             workforce = Workforce(said.jobs, said.scheduler, said.fresh)
             if said.command == "refresh":
-                return runs.refresh(said.names, workforce)
+                return runs.refresh(said.names, workforce, said.full)
             return runs.run(said.names, said.profile, dict(said.p), workforce, said.json)
         if said.command == "show":
             return show(said.name, said.json)

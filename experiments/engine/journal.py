@@ -16,8 +16,13 @@ PLACE = "SELFATTN_JOURNAL"
 def tell(**event: Any) -> None:
     """Append one event to this kernel's journal, if a command reads it."""
     if place := os.environ.get(PLACE):
-        with open(place, "a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
+        append(Path(place), event)
+
+
+def append(place: Path, event: dict[str, Any]) -> None:
+    """Append one event; `anew` makes the sums begin again."""
+    with place.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
 
 
 class Journal:
@@ -25,9 +30,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path, self._read = path, 0
+        self.remarks: list[str] = []
+        self._begin()
+
+    def _begin(self) -> None:
         self.cells = self.kept = self.computed = 0
         self.measured: list[dict[str, Any]] = []
-        self.remarks: list[str] = []
 
     def catch_up(self) -> None:
         """Take in the lines that are new and whole."""
@@ -35,6 +43,8 @@ class Journal:
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
         for event in map(json.loads, whole.splitlines()):
+            if event.get("anew"):
+                self._begin()
             self.cells += event.get("cells", 0)
             self.kept += event.get("kept", 0)
             self.computed += event.get("computed", 0)

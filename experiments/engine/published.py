@@ -61,6 +61,24 @@ def code(cells: dict[str, dict[str, Any]]) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def standing(folder: Path) -> tuple[str, dict[str, dict[str, str]]]:
+    """How a record may be served to the present code, and by which code it is then computed and checked.
+
+    `none`: it is the code that computed or checked it, and no cell needs to be computed again. `arms`: it is
+    other code, and the record is carried over if the cells so `chosen` agree. Empty: it can't be served.
+    """
+    cells = read(folder)
+    try:
+        by = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        by = {word: by[word] for word in ("computed_by", "checked_by") if word in by}
+        now = code(cells)
+    except (FileNotFoundError, ValueError):  # a function of the record is gone
+        return "", {}
+    if not cells or "computed_by" not in by:
+        return "", {}
+    return ("none", by) if now in by.values() else ("arms", by | {"checked_by": now})
+
+
 def chosen(which: str, cells: dict[str, dict[str, Any]]) -> set[str]:
     """The names of the cells that are computed again, to see whether they agree with the record.
 

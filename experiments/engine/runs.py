@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from papermill.exceptions import PapermillExecutionError
+
 from . import claims, execution, freshness, notebooks, published, store
-from .journal import Journal
+from .journal import Journal, append
 from .notebooks import CHAPTERS, EXPERIMENTS, Refused
 from .workforce import RUNS, Workforce, failures, in_parallel
 
@@ -53,14 +55,41 @@ def _recorded(
     """Save an executed notebook's record; returns its claims and the circumstances of its run."""
     code = {"profile": profile, "fingerprint": freshness.fingerprint(inputs)}
     journal = Journal(told)
-    circumstances = code | found | journal.summary()
+    circumstances = code | journal.summary() | {"computed_by": _made_from(journal.measured)} | found
     if journal.measured:
         store.write_whole(folder / published.FILE, published.text(journal.measured))
     return {"claims": notebooks.save_record(copy, folder, circumstances), "run": circumstances}
 
 
-def refresh(names: list[str], workforce: Workforce) -> int:
-    """Execute the notebooks whose stored outputs are stale: experiments first, since chapters read them."""
+def _made_from(measured: list[dict[str, Any]]) -> dict[str, str]:
+    """By which sources and packages cells were computed, those of the record aside."""
+    found = (line.get("made_from", {}).items() for line in measured)
+    return dict(sorted({pair for pairs in found for pair in pairs}))
+
+
+def _on_the_record(
+    name: str, copy: Path, environment: dict[str, str], stamp: dict[str, Any], told: Path
+) -> dict[str, Any]:
+    """Execute an experiment's notebook on its published cells, or anew where these don't agree with the code.
+
+    Returns the circumstances, and by which code a record that stays was computed and checked.
+    """
+    served, by = published.standing(notebooks.published(name))
+    try:
+        given = {published.AGAIN: served} if served else {}
+        return execution.execute(EXPERIMENTS[name], copy, {}, environment | given, stamp) | by
+    except PapermillExecutionError as error:
+        if error.ename != "Disagreement":
+            raise
+        append(told, {"anew": True, "remark": f"{error.evalue}; all cells are computed anew"})
+        return execution.execute(EXPERIMENTS[name], copy, {}, environment, stamp)
+
+
+def refresh(names: list[str], workforce: Workforce, full: bool) -> int:
+    """Execute the notebooks whose stored outputs are stale: experiments first, since chapters read them.
+
+    A record whose cells agree with the code is carried over. `full`: fresh notebooks too, and every cell.
+    """
     unknown = [name for name in names if name not in EXPERIMENTS | CHAPTERS]
     if unknown:
         raise Refused(f"unknown notebook {', '.join(unknown)}; there are {', '.join(EXPERIMENTS | CHAPTERS)}")
@@ -73,12 +102,16 @@ def refresh(names: list[str], workforce: Workforce) -> int:
         due = {
             name: path
             for name, path in shelf.items()
-            if (not names or name in names) and freshness.stale(path)
+            if (not names or name in names) and (full or freshness.stale(path))
         }
 
         def work(name: str, environment: dict[str, str], told: Path, due: dict[str, Path] = due) -> None:
             inputs = freshness.inputs(due[name])
-            found = execution.execute(due[name], kept(name), {}, environment, {"inputs": inputs})
+            stamp = {"inputs": inputs}
+            if name in EXPERIMENTS and not full and not workforce.fresh:
+                found = _on_the_record(name, kept(name), environment, stamp, told)
+            else:
+                found = execution.execute(due[name], kept(name), {}, environment, stamp)
             if name in EXPERIMENTS:
                 _recorded(kept(name), notebooks.published(name), "default", inputs, found, told)
             store.write_whole(due[name], kept(name).read_text(encoding="utf-8"))
