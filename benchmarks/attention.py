@@ -17,7 +17,7 @@ from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 import selfattn as sa
-from experiments.machine import processor
+from experiments.engine.machine import processor
 
 HEADS, D_K, ROUNDS, SECONDS = 4, 64, 9, 0.2  # of a round, at least, for each
 Call = Callable[[], Any]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from experiments import execution
-from experiments.notebooks import CHAPTERS
+from experiments.engine import execution
+from experiments.engine.notebooks import CHAPTERS
 
 TIMES = Path(__file__).with_name("chapters.csv")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.benchmark import Compare, Timer
 
 import selfattn as sa
-from experiments import training
+from experiments.training.seeds import Seeds, train
 from selfattn.nn import Block, FeedForward, Learned, MultiHeadAttention, Transformer
 
 VOCABULARY, STEPS = 32, 4
@@ -45,9 +45,9 @@ def one_after_the_other(models: list[torch.nn.Module], data: Tensor) -> None:
             optimizer.step()
 
 
-def together(models: training.Seeds, data: Tensor) -> None:
+def together(models: Seeds, data: Tensor) -> None:
     """All seeds in one program."""
-    training.train(models, loss, itertools.repeat(data), steps=STEPS, learning_rate=3e-3)
+    train(models, loss, itertools.repeat(data), steps=STEPS, learning_rate=3e-3)
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
         data = torch.randint(VOCABULARY, (seeds, batch, n + 1))
         sides = {
             "loop": (one_after_the_other, [make() for _ in range(seeds)]),
-            "together": (together, training.Seeds(make, range(seeds))),
+            "together": (together, Seeds(make, range(seeds))),
         }
         size, times = f"d_model={d_model}, n={n}, batch={batch}, seeds={seeds}", []
         for name, (run, models) in sides.items():

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from experiments.machine import processor
-from experiments.sources import ROOT
+from experiments.engine.machine import processor
+from experiments.engine.sources import ROOT
 
 SEVERAL = {"seeds", "learning_rates"}  # parameters whose values a measure trains together
 

@@ -1,1 +1,1 @@
-"""The measurements: notebooks with parameters, their claims, and the command that runs them."""
+"""The measurements: a folder for each question, what several of them share, and the engine that runs them."""

@@ -1,4 +1,4 @@
-"""python -m experiments: what `experiments.command` says, as a program.
+"""python -m experiments: what `experiments.engine.command` says, as a program.
 
 Dask's worker processes import this module once more under another name, so it loads nothing by itself.
 """
@@ -11,7 +11,7 @@ if __name__ == "__main__":
     sys.modules["rfc3987_syntax"] = None
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # leave as Ctrl-C does: in order
     try:
-        from .command import main
+        from .engine.command import main
 
         sys.exit(main())
     except KeyboardInterrupt:

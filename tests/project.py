@@ -28,7 +28,7 @@ from pathlib import Path
 
 
 
-def measure(x, seeds, pause, fault):
+def compute(x, seeds, pause, fault):
     log = Path(os.environ["TINY_LOG"])
     with log.open("a") as file:
         file.write(f"{x} {os.getpid()}\\n")
@@ -41,12 +41,18 @@ def measure(x, seeds, pause, fault):
     return [{"seed": seed, "value": (x + 0.1) * seed, "threads": threads} for seed in seeds]
 '''.lstrip()
 
+IMPORTS = """
+from experiments.engine import cells
+from experiments.engine.claims import Record
+from experiments.tiny import measure
+""".strip()
 NOTEBOOK = [
     ("parameters", "points = 8\nseeds = [1, 2, 3]\npause = 0.05\nfault = 'none'"),
     ("profiles", "profiles = {'smoke': {'points': 3}, 'full': {'points': 20}}"),
-    (None, "from experiments import cells, tiny\nfrom experiments.claims import Record"),
+    (None, IMPORTS),
     (None, "grid = cells.grid(x=range(points), seeds=[seeds], pause=pause, fault=fault)"),
-    (None, "Record([], tiny=cells.measure(tiny.measure, grid).drop(columns=['pause', 'fault']))"),
+    (None, "table = cells.measure(measure.compute, grid).drop(columns=['pause', 'fault'])"),
+    ("nbval-check-output", "Record([], tiny=table)"),
 ]
 
 
@@ -61,15 +67,17 @@ class Project:
     def __init__(self, root: Path, bytecode: Path) -> None:
         self.started: list[subprocess.Popen] = []
         self.root, self.bytecode, self.log, self.store = root, bytecode, root / "log", root / "runs/cells"
-        ignored = shutil.ignore_patterns("__pycache__", "results", "scaling_*", "lookup.py", "training.py")
+        ignored = shutil.ignore_patterns("__pycache__", "results", "*.ipynb")
         for folder in ("experiments", "selfattn"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
-        (root / "requirements.txt").write_text("numpy==0\n")
-        (root / "experiments/tiny.py").write_text(MEASURE)
+        question = root / "experiments/tiny"
+        question.mkdir()
+        (question / "__init__.py").touch()
+        (question / "measure.py").write_text(MEASURE)
         code = [
             nbformat.v4.new_code_cell(text, metadata={"tags": [tag]} if tag else {}) for tag, text in NOTEBOOK
         ]
-        nbformat.write(nbformat.v4.new_notebook(cells=code), root / "experiments/tiny.ipynb")
+        nbformat.write(nbformat.v4.new_notebook(cells=code), question / "tiny.ipynb")
         self.environment = {
             key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
         } | {
@@ -87,6 +95,18 @@ class Project:
         typed = [sys.executable, "-m", module, *typed.split()]
         self.started.append(subprocess.Popen(typed, text=True, start_new_session=True, **options))
         return self.started[-1]
+
+    @property
+    def results(self) -> Path:
+        """Where the published run of the experiment is recorded."""
+        return self.root / "experiments/tiny/results"
+
+    def change(self, file: str, old: str, new: str) -> None:
+        """Write other words into one of the experiment's files."""
+        path = self.root / "experiments/tiny" / file
+        before = path.read_text()
+        assert before.count(old) == 1, before
+        path.write_text(before.replace(old, new))
 
     def run(self, typed: str, code: int = 0, **options: object) -> tuple[str, str]:
         """What the command prints on stdout and stderr, once it has ended with this exit code."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import selfattn as sa
-from experiments.ablations import bug_zoo, bugs
+from experiments.bug_zoo import bugs, measure
 
 FAILED = {
     "correct": set(),
@@ -42,15 +42,15 @@ def test_every_layer_is_expected() -> None:
 
 @pytest.mark.parametrize("bug", FAILED)
 def test_each_bug_fails_these_tests(bug: str) -> None:
-    for row in bug_zoo.passed(bug, [0, 1], 16):
-        assert {test for test in bug_zoo.TESTS if not row[test]} == FAILED[bug]
+    for row in measure.passed(bug, [0, 1], 16):
+        assert {test for test in measure.TESTS if not row[test]} == FAILED[bug]
 
 
 @pytest.mark.parametrize("bug", FAILED)
 def test_bugs_share_parameters_and_initialization(bug: str) -> None:
     def state(bug: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
-        return bug_zoo.model(bug, 8).state_dict()
+        return measure.model(bug, 8).state_dict()
 
     torch.testing.assert_close(state(bug), state("correct"), rtol=0, atol=0)
 
@@ -65,30 +65,30 @@ def test_swapped_matrices_are_another_name_for_the_same_model() -> None:
 
 
 def test_sequences_repeat_a_block() -> None:
-    tokens = bug_zoo.draw(torch.Generator().manual_seed(0), 100)
-    assert tokens.shape == (100, bug_zoo.LENGTH + 1)
+    tokens = measure.draw(torch.Generator().manual_seed(0), 100)
+    assert tokens.shape == (100, measure.LENGTH + 1)
     for row in tokens:
-        assert any((row[period:] == row[:-period]).all() for period in bug_zoo.PERIODS)
+        assert any((row[period:] == row[:-period]).all() for period in measure.PERIODS)
 
 
 def test_the_floor_of_two_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a: aa… with chance 1/2 + 1/4 (period 1, or 2 by luck), else ab…; the second token tells all."""
     for name, value in {"VOCABULARY": 2, "LENGTH": 3, "PERIODS": (1, 2)}.items():
-        monkeypatch.setattr(bug_zoo, name, value)
-    assert bug_zoo.floor() == pytest.approx((0.75 * log(4 / 3) + 0.25 * log(4)) / 3)
+        monkeypatch.setattr(measure, name, value)
+    assert measure.floor() == pytest.approx((0.75 * log(4 / 3) + 0.25 * log(4)) / 3)
 
 
 @pytest.mark.parametrize("leaky", [False, True])
 def test_only_a_leak_makes_the_two_losses_differ(leaky: bool) -> None:
     torch.manual_seed(0)
-    model = bug_zoo.model("mask dropped" if leaky else "correct", 8)
-    tokens = bug_zoo.draw(torch.Generator().manual_seed(0), 16)
+    model = measure.model("mask dropped" if leaky else "correct", 8)
+    tokens = measure.draw(torch.Generator().manual_seed(0), 16)
     with torch.no_grad():
-        same = torch.isclose(bug_zoo.loss(model, tokens), bug_zoo.stepwise(model, tokens))
+        same = torch.isclose(measure.loss(model, tokens), measure.stepwise(model, tokens))
     assert same == (not leaky)
 
 
 def test_measures_come_out_the_same_twice() -> None:
     options = {"learning_rates": [0.01], "seeds": [0, 1], "steps": 2, "batch_size": 4}
-    first, again = (bug_zoo.measure("no W_O", 8, **options) for _ in range(2))
+    first, again = (measure.train("no W_O", 8, **options) for _ in range(2))
     assert first == again

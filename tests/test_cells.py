@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 
-from experiments import cells, computing, journal, lookup, sources, store
-from experiments.journal import Journal
+from experiments.engine import cells, computing, journal, sources, store
+from experiments.engine.journal import Journal
+from experiments.scaling_training import measure as question
 
+MODULE, FUNCTION = "experiments.scaling_training.measure", "experiments.scaling_training.measure.train"
 Rows = list[dict[str, object]]
 
 
@@ -28,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The x of every call of `lookup.measure`, for which a small function stands in."""
+    """The x of every call of `question.train`, for which a small function stands in."""
     called = []
 
     def measure(x: int, seeds: list[int], raises: bool = False) -> Rows:
@@ -37,13 +39,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise ArithmeticError("no result at two")
         return [{"seed": seed, "value": x + seed / 3} for seed in seeds]
 
-    measure.__module__, measure.__qualname__ = lookup.measure.__module__, lookup.measure.__qualname__
-    monkeypatch.setattr(lookup, "measure", measure)
+    measure.__module__, measure.__qualname__ = question.train.__module__, question.train.__qualname__
+    monkeypatch.setattr(question, "train", measure)
     return called
 
 
 def measured(points: list[int], **fixed: object) -> pd.DataFrame:
-    return cells.measure(lookup.measure, cells.grid(x=points, seeds=[[1, 2]], **fixed))
+    return cells.measure(question.train, cells.grid(x=points, seeds=[[1, 2]], **fixed))
 
 
 def test_a_grid_is_the_product_in_order() -> None:
@@ -55,8 +57,8 @@ def test_a_grid_is_the_product_in_order() -> None:
 def test_an_empty_grid_says_so() -> None:
     with pytest.raises(ValueError, match="an empty grid: b has no values"):
         cells.grid(a=[1], b=[])
-    with pytest.raises(ValueError, match=r"an empty grid: .* experiments.lookup.measure"):
-        cells.measure(lookup.measure, [])
+    with pytest.raises(ValueError, match=f"an empty grid: .* {FUNCTION}"):
+        cells.measure(question.train, [])
 
 
 @pytest.mark.usefixtures("calls")
@@ -152,7 +154,7 @@ def test_files_that_are_no_cells_are_left_alone(calls: list[int], folder: Path) 
 
 
 def test_what_was_finished_before_a_cell_raised_is_kept(calls: list[int]) -> None:
-    said = r"measure at {'x': 2, .*} raised ArithmeticError: no result at two"
+    said = r"train at {'x': 2, .*} raised ArithmeticError: no result at two"
     with pytest.raises(computing.CellFailed, match=said):
         measured([0, 1, 2, 3], raises=True)
     calls.clear()
@@ -182,10 +184,10 @@ def test_rows_are_plain_data_beside_the_parameters(
     def measure(x: int) -> object:
         return returned
 
-    measure.__module__, measure.__qualname__ = "experiments.lookup", "measure"
-    monkeypatch.setattr(lookup, "measure", measure)
+    measure.__module__, measure.__qualname__ = MODULE, "train"
+    monkeypatch.setattr(question, "train", measure)
     with pytest.raises(computing.CellFailed, match=said):
-        cells.measure(lookup.measure, cells.grid(x=[1]))
+        cells.measure(question.train, cells.grid(x=[1]))
     assert not folder.exists()
 
 
@@ -199,11 +201,11 @@ def test_cells_have_one_thread(before: int, monkeypatch: pytest.MonkeyPatch) -> 
     def measure(x: int) -> Rows:
         return [{"threads": torch.get_num_threads()}]
 
-    measure.__module__, measure.__qualname__ = "experiments.lookup", "measure"
-    monkeypatch.setattr(lookup, "measure", measure)
+    measure.__module__, measure.__qualname__ = MODULE, "train"
+    monkeypatch.setattr(question, "train", measure)
     torch.set_num_threads(before)
     try:
-        assert cells.measure(lookup.measure, cells.grid(x=[before]))["threads"].tolist() == [1]
+        assert cells.measure(question.train, cells.grid(x=[before]))["threads"].tolist() == [1]
         assert torch.get_num_threads() == before
     finally:
         torch.set_num_threads(1)
@@ -213,9 +215,8 @@ def test_cells_have_one_thread(before: int, monkeypatch: pytest.MonkeyPatch) -> 
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the sources, in which a test may change files."""
     for name in ("experiments", "selfattn"):
-        shutil.copytree(sources.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_*", "*.ipynb"))
-        shutil.copy(sources.ROOT / name / "__init__.py", tmp_path / name)
-    shutil.copy(sources.ROOT / sources.PINS, tmp_path)
+        ignored = shutil.ignore_patterns("__pycache__", "results", "*.ipynb")
+        shutil.copytree(sources.ROOT / name, tmp_path / name, ignore=ignored)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
 
@@ -223,40 +224,64 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("changed", "counts"),
     [
-        ("experiments/lookup.py", True),
-        ("experiments/training.py", True),
+        ("experiments/scaling_training/measure.py", True),
+        ("experiments/tasks/lookup.py", True),
+        ("experiments/training/seeds.py", True),
         ("selfattn/__init__.py", True),
         ("selfattn/softmax.py", True),
-        ("requirements.txt", True),
-        ("experiments/claims.py", False),
-        ("experiments/cells.py", False),
+        ("experiments/engine/claims.py", False),
+        ("experiments/heads/measure.py", False),
+        ("selfattn/pretrained.py", False),
+        ("experiments/engine/cells.py", False),
     ],
 )
 def test_a_cell_is_another_one_after_its_code_changed(copied: Path, changed: str, counts: bool) -> None:
     def path() -> Path:
-        return store.Cell(
-            "experiments.lookup.measure", {"x": 1}, sources.made_from("experiments.lookup")
-        ).path
+        return store.Cell(FUNCTION, {"x": 1}, sources.made_from(MODULE)).path
 
     before = path()
     (copied / changed).write_text((copied / changed).read_text() + "\n")
     assert (path() != before) is counts
 
 
-def test_another_version_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = sources.made_from("experiments.lookup")
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Say that another version of some packages is there."""
+    version = sources.metadata.version
+
+    def install(*packages: str) -> None:
+        other = lambda name: "99.1+cuda" if name in packages else version(name)  # noqa: E731
+        monkeypatch.setattr(sources.metadata, "version", other)
+        sources._running.cache_clear()
+
+    yield install
     sources._running.cache_clear()
-    monkeypatch.setattr(sources.metadata, "version", lambda package: "99.1+cuda")
-    after = sources.made_from("experiments.lookup")
-    sources._running.cache_clear()
-    assert {name for name in before if before[name] != after[name]} == {"numpy", "torch"}
+
+
+def test_another_version_is_another_cell(installed: Callable[..., None]) -> None:
+    before = sources.made_from(MODULE)
+    assert {"python", "torch", "array-api-compat"} <= before.keys()
+    installed("torch")
+    after = sources.made_from(MODULE)
+    assert {name for name in before if before[name] != after[name]} == {"torch"}
     assert after["torch"] == "99.1", "how it was built is no other version"
 
 
+def test_another_version_of_what_is_not_imported_changes_nothing(installed: Callable[..., None]) -> None:
+    before = sources.made_from(MODULE)
+    installed("pandas", "papermill", "matplotlib", "distributed")
+    assert sources.made_from(MODULE) == before
+
+
+def test_a_package_that_is_gone_is_said(installed: Callable[..., None]) -> None:
+    with pytest.raises(sources.DifferentCode, match=r"another no-such-package \(missing, not 1.0\)"):
+        sources.check({"no-such-package": "1.0"})
+
+
 def test_a_worker_with_other_code_is_refused() -> None:
-    right = sources.made_from("experiments.lookup")
+    right = sources.made_from(MODULE)
     sources.check(right)
-    for name in ("experiments/lookup.py", "torch", "requirements.txt"):
+    for name in ("experiments/scaling_training/measure.py", "torch", "python"):
         with pytest.raises(sources.DifferentCode, match=f"another {name} "):
             sources.check(right | {name: "other"})
     with pytest.raises(sources.DifferentCode, match=r"experiments/gone.py \(missing, not 0\)"):
@@ -267,9 +292,9 @@ def test_code_that_changed_under_a_running_process_is_refused(monkeypatch: pytes
     """A kernel goes on with the module that it has loaded; its results must not pass for the new file's."""
     sources._running.cache_clear()
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: 0.0)
-    assert "experiments.lookup" in sys.modules
-    with pytest.raises(sources.DifferentCode, match=r"experiments/lookup.py has changed since this process"):
-        sources.check(sources.digests(["experiments/lookup.py"]))
+    assert MODULE in sys.modules
+    with pytest.raises(sources.DifferentCode, match=r"measure.py has changed since this process"):
+        sources.check(sources.digests(["experiments/scaling_training/measure.py"]))
 
 
 def test_a_disk_that_is_full_is_named_and_what_was_there_stays(
@@ -288,17 +313,17 @@ def test_a_disk_that_is_full_is_named_and_what_was_there_stays(
 
 
 def test_status_tells_fresh_cells_from_older_ones(copied: Path, folder: Path) -> None:
-    old = store.Cell("experiments.lookup.measure", {"x": 1}, sources.made_from("experiments.lookup"))
+    old = store.Cell(FUNCTION, {"x": 1}, sources.made_from(MODULE))
     store.write(old, {"rows": [], "seconds": 0.0, "processor": "one"})
-    (copied / "experiments/training.py").write_text("# other\n")
-    new = store.Cell("experiments.lookup.measure", {"x": 1}, sources.made_from("experiments.lookup"))
+    (copied / "experiments/training/seeds.py").write_text("# other\n")
+    new = store.Cell(FUNCTION, {"x": 1}, sources.made_from(MODULE))
     store.write(new, {"rows": [], "seconds": 0.0, "processor": "one"})
     (found,) = store.status(folder)
     assert found == {
-        "function": "experiments.lookup.measure",
+        "function": FUNCTION,
         "fresh": 1,
         "older": 1,
-        "changed": ["experiments/training.py"],
+        "changed": ["experiments/training/seeds.py"],
     }
 
 
@@ -308,9 +333,12 @@ def test_a_journal_is_read_in_whole_lines(tmp_path: Path, monkeypatch: pytest.Mo
     assert read.summary() == {}
     monkeypatch.setenv(journal.PLACE, str(place))
     journal.tell(cells=3, kept=1)
-    place.write_text(place.read_text() + '{"computed": 1, "sec')
+    place.write_text(place.read_text() + '{"computed": 1, "measured": [{"seconds": 2.0, ')
     read.catch_up()
     assert (read.cells, read.kept, read.computed) == (3, 1, 0)
-    place.write_text(place.read_text() + 'onds": 2.5}\n')
+    place.write_text(place.read_text() + '"processor": "one"}]}\n')
+    journal.tell(measured=[{"seconds": 0.5, "processor": "two"}])
     read.catch_up()
-    assert (read.cells, read.computed, read.seconds) == (3, 1, 2.5)
+    assert (read.cells, read.computed) == (3, 1)
+    found = {"number": 3, "kept": 1, "seconds": 2.5, "processors": ["one", "two"]}
+    assert read.summary() == {"cells": found}

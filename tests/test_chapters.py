@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments.notebooks import CHAPTERS, EXPERIMENTS, title
+from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS, title
 
 NUMBERED = {name: path for name, path in CHAPTERS.items() if name[0].isdigit()}
 LONGEST_CELL, MEDIAN_CELL, LONGEST_PROSE = 15, 5, 90

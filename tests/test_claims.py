@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.claims import FEWEST_SEEDS, RECORD, Claim, Record, interval, table
+from experiments.engine.claims import FEWEST_SEEDS, RECORD, Claim, Record, interval, table
 
 EIGHT = [0.9, 1.1] * 4  # mean 1, 95 % interval about ± 0.09
 

@@ -6,9 +6,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from experiments import execution, notebooks
-from experiments.command import main
-from experiments.notebooks import CHAPTERS, EXPERIMENTS
+from experiments.engine import execution, notebooks
+from experiments.engine.command import main
+from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def test_other_parameters_give_another_table_and_picture(
     monkeypatch.setenv("MPLBACKEND", "Agg")  # a shell's own setting takes no picture away
     typed = "run scaling_init -p d_k [2,32] -p seeds 2 -p batch 2"
     assert main(typed.split()) == 0
-    (run,) = (elsewhere / "runs").iterdir()
+    (run,) = (elsewhere / "runs").glob("scaling_init-*")
     assert set(pd.read_csv(run / "gaussian.csv")["d_k"]) == {2, 32}
     pictures = [
         output.data["image/png"]

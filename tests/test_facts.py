@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from experiments import chain, facts
-from experiments.ablations import heads
+from experiments.heads.measure import train
+from experiments.output_projection import chain
+from experiments.tasks import facts
 
 
 def examples(questions: int, size: int = 64) -> facts.Batch:
@@ -100,15 +101,15 @@ def test_the_answer_of_a_chain_is_two_steps_away() -> None:
 
 def test_a_measure_gives_equal_rows_for_equal_parameters() -> None:
     options = {"learning_rates": [0.01, 0.03], "seeds": [3, 4], "steps": 3, "batch_size": 4}
-    measure = partial(heads.measure, questions=2, num_heads=4, d_k=4, d_model=16, **options)
-    rows = measure()
-    assert rows == measure()
+    again = partial(train, questions=2, num_heads=4, d_k=4, d_model=16, **options)
+    rows = again()
+    assert rows == again()
     assert [(row["learning_rate"], row["seed"]) for row in rows] == [
         (0.01, 3),
         (0.01, 4),
         (0.03, 3),
         (0.03, 4),
     ]
-    alone = heads.measure(2, 4, 4, 16, **options | {"learning_rates": [0.03], "seeds": [4]})
+    alone = train(2, 4, 4, 16, **options | {"learning_rates": [0.03], "seeds": [4]})
     assert alone[0]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-4)
     assert alone[0]["accuracy"] == pytest.approx(rows[-1]["accuracy"], abs=1e-2)

@@ -23,8 +23,8 @@ import psutil
 import pytest
 from project import Project, wait_until
 
-from experiments import cluster, workforce
-from experiments.command import main
+from experiments.engine import cluster, workforce
+from experiments.engine.command import main
 
 POINTS, LONGEST = 24, 200  # cells; seconds after which something hangs
 TINY = f"tiny -p points {POINTS} --jobs 2"
@@ -166,7 +166,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_cell_computed_again(
 def test_a_cell_that_raises(project: Project) -> None:
     _, err = project.run(f"run {TINY} -p fault raise", code=1)
     said = err.splitlines()[-1]  # after what the worker logs of it
-    assert said.startswith("tiny raised CellFailed: experiments.tiny.measure at {'x': 2, ")
+    assert said.startswith("tiny raised CellFailed: experiments.tiny.measure.compute at {'x': 2, ")
     assert "raised ArithmeticError: no result at two; its traceback is in runs/tiny-" in said
     assert 2 not in project.kept()
     wait_until(project.gone)
@@ -227,16 +227,14 @@ def test_two_commands_at_once_and_then_other_code(project: Project, undisturbed:
     pd.testing.assert_frame_equal(project.table(), undisturbed.table())
     assert set(project.kept()) == set(range(POINTS))
     assert {path.suffix for path in project.store.iterdir()} == {".json"}
-    code = project.root / "experiments/tiny.py"
+    code = project.root / "experiments/tiny/measure.py"
     code.write_text(code.read_text().replace("x + 0.1", "x + 0.2"))
     project.run(f"run {TINY}")
     changed = undisturbed.table()["x"] + 0.2
     assert (project.table()["value"] - changed * project.table()["seed"]).abs().max() < 1e-3
     out, _ = project.run("status", code=1)
-    assert (
-        f"cells of experiments.tiny.measure: {POINTS} fresh, {POINTS} older (changed: experiments/tiny.py)"
-        in out
-    )
+    fresh_and_older = f"{POINTS} fresh, {POINTS} older (changed: experiments/tiny/measure.py)"
+    assert f"cells of experiments.tiny.measure.compute: {fresh_and_older}" in out
 
 
 @pytest.mark.parametrize(
@@ -276,11 +274,11 @@ def test_a_cluster_started_by_hand(project: Project, undisturbed: Project, tmp_p
         assert len({line.split()[1] for line in project.log.read_text().splitlines()}) == 2, "both workers"
         assert not any((folder.root / "runs").exists() for folder in folders), "the store is the client's"
 
-        code = project.root / "experiments/tiny.py"
+        code = project.root / "experiments/tiny/measure.py"
         code.write_text(code.read_text() + "# other\n")
         _, err = project.run(f"run {TINY} --scheduler {address}", code=1)
         assert "raised DifferentCode: the worker in " in err
-        assert "runs another experiments/tiny.py" in err
+        assert "runs another experiments/tiny/measure.py" in err
 
         code.write_text(code.read_text().removesuffix("# other\n"))
         process = project.start(f"run {SLOW} --scheduler {address}")

@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from experiments import freshness, notebooks, sources
-from experiments.notebooks import CHAPTERS, EXPERIMENTS, RESULTS, ROOT
+from experiments.engine import freshness, notebooks, sources
+from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS, ROOT
 
 ALL = CHAPTERS | EXPERIMENTS
 every_notebook = pytest.mark.parametrize("name", ALL)
@@ -62,7 +62,8 @@ def test_is_normalized(name: str) -> None:
 def test_published_results_are_those_of_the_published_notebook(name: str) -> None:
     recorded, (claims, tables, run) = notebooks.record(EXPERIMENTS[name]), notebooks.results(name)
     assert claims == recorded["claims"]
-    assert {path.stem: path.read_text() for path in (RESULTS / name).glob("*.csv")} == recorded["tables"]
+    kept = notebooks.published(name).glob("*.csv")
+    assert {path.stem: path.read_text() for path in kept} == recorded["tables"]
     assert set(tables) == set(recorded["tables"])
     assert run["fingerprint"] == freshness.fingerprint(freshness.inputs(EXPERIMENTS[name]))
     assert run["parameters"] == notebooks.parameters(EXPERIMENTS[name]), "published at other parameters"
@@ -88,7 +89,6 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what notebooks depend on, in which a test may change files."""
     for folder in ("book", "experiments", "selfattn"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.txt", tmp_path)
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     return tmp_path
 
@@ -97,31 +97,59 @@ def copied_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("changed", "notebook"),
     [
         ("selfattn/attention.py", "book/02_softmax.ipynb"),
-        ("selfattn/scores.py", "experiments/scaling_training.ipynb"),
+        ("selfattn/scores.py", "experiments/scaling_training/scaling_training.ipynb"),
         ("selfattn/pretrained/minilm.py", "book/10_many_heads.ipynb"),
-        ("experiments/training.py", "experiments/scaling_training.ipynb"),
-        ("experiments/results/scaling_init/gaussian.csv", "book/06_scaling.ipynb"),
-        ("experiments/results/scaling_training/claims.json", "book/ledger.ipynb"),
-        ("requirements.txt", "book/01_similarity.ipynb"),
+        ("experiments/training/seeds.py", "experiments/scaling_training/scaling_training.ipynb"),
+        ("experiments/scaling_init/results/gaussian.csv", "book/06_scaling.ipynb"),
+        ("experiments/scaling_training/results/claims.json", "book/ledger.ipynb"),
     ],
 )
 def test_a_changed_input_makes_the_outputs_stale(copied_tree: Path, changed: str, notebook: str) -> None:
-    assert freshness.stale(copied_tree / notebook) == []
+    before = freshness.inputs(copied_tree / notebook)
     (copied_tree / changed).write_text((copied_tree / changed).read_text() + "\n")
-    assert freshness.stale(copied_tree / notebook) == [changed]
+    after = freshness.inputs(copied_tree / notebook)
+    assert [read for read in after if after[read] != before[read]] == [changed]
 
 
 @pytest.mark.parametrize(
     ("changed", "notebook"),
     [
         ("selfattn/pretrained/minilm.py", "book/02_softmax.ipynb"),
-        ("experiments/training.py", "experiments/scaling_init.ipynb"),
-        ("experiments/__main__.py", "experiments/scaling_training.ipynb"),
+        ("experiments/training/seeds.py", "experiments/scaling_init/scaling_init.ipynb"),
+        ("experiments/__main__.py", "experiments/scaling_training/scaling_training.ipynb"),
     ],
 )
 def test_a_file_that_is_not_loaded_changes_nothing(copied_tree: Path, changed: str, notebook: str) -> None:
+    before = freshness.inputs(copied_tree / notebook)
     (copied_tree / changed).write_text("raise ImportError")
-    assert freshness.stale(copied_tree / notebook) == []
+    assert freshness.inputs(copied_tree / notebook) == before
+
+
+@every_notebook
+def test_an_unrelated_pin_makes_nothing_stale(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = freshness.inputs(ALL[name])
+    assert not any("requirements" in read for read in before)
+    monkeypatch.setattr(sources, "_running", lambda package: f"other than {before.get(package)}")
+    changed = {read for read, found in freshness.inputs(ALL[name]).items() if found != before[read]}
+    providers = sources._providers().values()
+    assert changed <= {package for packages in providers for package in packages}
+    assert changed, "but another version of a package that it imports does"
+    assert not {"ruff", "jupyter-book", "playwright", "transformers", "pytest"} & changed
+
+
+@pytest.mark.parametrize(
+    ("package", "notebook", "counts"),
+    [
+        ("torch", "experiments/heads/heads.ipynb", True),
+        ("seaborn", "experiments/heads/heads.ipynb", True),  # which the notebook itself imports
+        ("safetensors", "experiments/scaling_init/scaling_init.ipynb", True),
+        ("safetensors", "experiments/heads/heads.ipynb", False),
+        ("numpy", "book/02_softmax.ipynb", True),
+        ("torch", "book/ledger.ipynb", False),
+    ],
+)
+def test_a_package_counts_where_it_is_imported(package: str, notebook: str, counts: bool) -> None:
+    assert (package in freshness.inputs(ROOT / notebook)) is counts
 
 
 def test_code_counts_and_prose_does_not(copied_tree: Path) -> None:

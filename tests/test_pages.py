@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments import notebooks
-from experiments.notebooks import CHAPTERS, EXPERIMENTS, RESULTS, ROOT
+from experiments.engine import notebooks
+from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS, ROOT
 
 NUMBERED = {name: path for name, path in CHAPTERS.items() if name[0].isdigit()}
-PUBLISHED = {name: notebooks.results(name)[0] for name in EXPERIMENTS if (RESULTS / name).is_dir()}
+PUBLISHED = {name: notebooks.results(name)[0] for name in EXPERIMENTS if notebooks.published(name).is_dir()}
 CLAIMS = {claim["id"]: claim for claims in PUBLISHED.values() for claim in claims}
 
 
@@ -112,7 +112,7 @@ def test_every_page_has_its_place() -> None:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     placed = {entry["file"] for part in toc["parts"] for entry in part["chapters"]} | {toc["root"]}
     pages = {f"book/{path.stem}" for path in (ROOT / "book").iterdir() if path.suffix in (".md", ".ipynb")}
-    assert placed == pages | {f"experiments/{name}" for name in EXPERIMENTS}
+    assert placed == pages | {f"experiments/{name}/{name}" for name in EXPERIMENTS}
     assert toc["parts"][0]["chapters"][0]["file"] == "book/00_how_to_read"
 
 

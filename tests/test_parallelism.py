@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import selfattn as sa
-from experiments.ablations import parallelism
-from experiments.ablations.parallelism import D_MODEL, HEADS
+from experiments.parallelism import measure
+from experiments.parallelism.measure import D_MODEL, HEADS
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_lstm_is_torchs(x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> Non
     cell, layer = torch.nn.LSTMCell(D_MODEL, D_MODEL), torch.nn.LSTM(D_MODEL, D_MODEL)
     layer.load_state_dict({f"{name}_l0": tensor for name, tensor in cell.state_dict().items()})
     monkeypatch.setattr(torch.nn, "LSTMCell", lambda *_: cell)
-    torch.testing.assert_close(parallelism.lstm(x), layer(x)[0])
+    torch.testing.assert_close(measure.lstm(x), layer(x)[0])
 
 
 def test_generation_is_attention_over_what_it_generated(
@@ -30,16 +30,16 @@ def test_generation_is_attention_over_what_it_generated(
 ) -> None:
     layer = sa.nn.MultiHeadAttention(D_MODEL, HEADS)
     monkeypatch.setattr(sa.nn, "MultiHeadAttention", lambda *_: layer)
-    generated = parallelism.generation(x)
+    generated = measure.generation(x)
     given = torch.cat([x[:1], generated[:-1]])
-    torch.testing.assert_close(generated, parallelism.attention(given))
+    torch.testing.assert_close(generated, measure.attention(given))
 
 
 @pytest.mark.parametrize("n", [2, 9, 16, 17])
 def test_the_last_convolution_sees_the_first_token_and_none_sees_a_later_one(n: int) -> None:
     x = torch.randn(n, D_MODEL, requires_grad=True)
     torch.manual_seed(1)
-    y = parallelism.convolution(x)
+    y = measure.convolution(x)
     (last,) = torch.autograd.grad(y[-1].sum(), x, retain_graph=True)
     (first,) = torch.autograd.grad(y[0].sum(), x)
     assert last[0].abs().sum() > 0
@@ -48,10 +48,10 @@ def test_the_last_convolution_sees_the_first_token_and_none_sees_a_later_one(n: 
 
 def test_a_chain_is_the_longest_of_several_paths() -> None:
     w = torch.eye(2, requires_grad=True)
-    assert parallelism.longest_chain((w @ w @ w) + w @ w + w.exp()) == 2
-    assert parallelism.longest_chain(w.exp()) == 0
+    assert measure.longest_chain((w @ w @ w) + w @ w + w.exp()) == 2
+    assert measure.longest_chain(w.exp()) == 0
 
 
 def test_counts_come_out_the_same_twice() -> None:
-    for arm in parallelism.ARMS:
-        assert parallelism.count(arm, [2, 5]) == parallelism.count(arm, [2, 5])
+    for arm in measure.ARMS:
+        assert measure.count(arm, [2, 5]) == measure.count(arm, [2, 5])

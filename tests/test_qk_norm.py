@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiments import lookup
-from experiments.ablations import qk_norm
+from experiments.qk_norm import measure
+from experiments.tasks import lookup
 
 
 @pytest.mark.parametrize("arm", ["1/√d_k", "QK-norm"])
@@ -20,13 +20,13 @@ def test_the_largest_score_is_found(arm: str) -> None:
     if arm == "QK-norm":
         q, k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
     expected = torch.einsum("bd,bnd->bn", q, k).abs().max() * (8**0.5 if arm == "QK-norm" else 8**-0.5)
-    torch.testing.assert_close(qk_norm.largest_score(model, given), expected)
+    torch.testing.assert_close(measure.largest_score(model, given), expected)
     model(given)
     assert not model.compare._forward_hooks, "the model is still watched"
 
 
 def test_rows_are_the_same_twice() -> None:
     options = {"learning_rates": [0.01, 0.1], "seeds": [0, 1], "steps": 3, "batch_size": 4}
-    first, again = (qk_norm.measure("QK-norm", 8, 16, **options) for _ in range(2))
+    first, again = (measure.train("QK-norm", 8, 16, **options) for _ in range(2))
     assert first == again
     assert all(row["score"] > 0 for row in first)

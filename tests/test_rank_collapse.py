@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from experiments.ablations import rank_collapse
+from experiments.rank_collapse import measure
 from selfattn.nn import MultiHeadAttention, pre_norm
 
 SMALL = {"depth": 3, "batch": 2, "n": 6, "d_model": 8}
@@ -15,7 +15,7 @@ SMALL = {"depth": 3, "batch": 2, "n": 6, "d_model": 8}
 def test_residual_of_orthonormal_tokens(n: int) -> None:
     """The mean of n unit vectors that are orthogonal lies √((n − 1)/n) from each of them."""
     for size in (1.0, 1e-8):
-        found = rank_collapse.residual(size * torch.eye(n).double())
+        found = measure.residual(size * torch.eye(n).double())
         assert found.item() == pytest.approx(math.sqrt((n - 1) / n), rel=1e-12)
 
 
@@ -24,9 +24,9 @@ def test_even_attention_without_skip_collapses_at_once() -> None:
     attention = MultiHeadAttention(8, 2).double()
     torch.nn.init.zeros_(attention.query.weight)
     x = torch.randn(4, 6, 8, dtype=torch.float64)
-    alone = rank_collapse.without_skip(x, attention, torch.nn.Identity())
-    assert rank_collapse.residual(alone).max() < 1e-12
-    assert rank_collapse.residual(pre_norm(x, attention, torch.nn.Identity())).min() > 0.3
+    alone = measure.without_skip(x, attention, torch.nn.Identity())
+    assert measure.residual(alone).max() < 1e-12
+    assert measure.residual(pre_norm(x, attention, torch.nn.Identity())).min() > 0.3
 
 
 def test_arms_share_their_attention_and_differ_as_named() -> None:
@@ -35,7 +35,7 @@ def test_arms_share_their_attention_and_differ_as_named() -> None:
         for feed_forward in (True, False):
             torch.manual_seed(3)
             arm = {"skip": skip, "feed_forward": feed_forward, "norm": "layer norm"}
-            stacks[skip, feed_forward] = rank_collapse.stack(2, 8, **arm)
+            stacks[skip, feed_forward] = measure.stack(2, 8, **arm)
     for blocks in stacks.values():
         for block, other in zip(blocks, stacks[True, True], strict=True):
             torch.testing.assert_close(block.attention.state_dict(), other.attention.state_dict())
@@ -48,16 +48,16 @@ def test_arms_share_their_attention_and_differ_as_named() -> None:
 
 def test_a_seed_gives_the_same_rows_in_any_company() -> None:
     arm = {"skip": False, "feed_forward": True, "norm": "layer norm", **SMALL}
-    together = rank_collapse.measure(seeds=[4, 5], **arm)
-    assert together == [row for seed in (4, 5) for row in rank_collapse.measure(seeds=[seed], **arm)]
+    together = measure.by_layer(seeds=[4, 5], **arm)
+    assert together == [row for seed in (4, 5) for row in measure.by_layer(seeds=[seed], **arm)]
     assert [len(row["residuals"]) for row in together] == [4, 4]
     assert together[0]["residuals"] != together[1]["residuals"]
 
 
 def test_the_input_is_shared_by_all_arms() -> None:
     first = {
-        rank_collapse.measure(skip=skip, feed_forward=False, norm=norm, seeds=[4], **SMALL)[0]["residuals"][0]
+        measure.by_layer(skip=skip, feed_forward=False, norm=norm, seeds=[4], **SMALL)[0]["residuals"][0]
         for skip in (True, False)
-        for norm in rank_collapse.NORMS
+        for norm in measure.NORMS
     }
     assert len(first) == 1

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from experiments.ablations import recall, recurrence
-from experiments.ablations.recall import KEYS, QUERIES
+from experiments.recall import measure
+from experiments.recall.measure import KEYS, QUERIES
+from experiments.training import recurrence
 
 
 def test_answers_are_the_values_behind_the_keys() -> None:
-    given = recall.draw(torch.Generator().manual_seed(0), 20, 6)
+    given = measure.draw(torch.Generator().manual_seed(0), 20, 6)
     for tokens, answers in zip(given.tokens.tolist(), given.answers.tolist(), strict=True):
         facts = dict(zip(tokens[0:12:2], tokens[1:12:2], strict=True))
         assert len(facts) == 6
@@ -20,7 +21,7 @@ def test_the_first_query_sees_what_its_arm_may_see(arm: str, seen: int) -> None:
     """Of 12 tokens of facts; the later queries are hidden from it."""
     torch.manual_seed(0)
     x = torch.randn(1, 12 + QUERIES, 8, requires_grad=True)
-    (gradient,) = torch.autograd.grad(recall.ARMS[arm](8)(x)[0, 0].square().sum(), x)
+    (gradient,) = torch.autograd.grad(measure.ARMS[arm](8)(x)[0, 0].square().sum(), x)
     reached = gradient[0].abs().sum(-1) > 0
     assert not reached[13:].any()
     assert int(reached[:12].sum()) == seen
@@ -29,10 +30,10 @@ def test_the_first_query_sees_what_its_arm_may_see(arm: str, seen: int) -> None:
 def test_arms_share_what_is_not_said_to_differ() -> None:
     def shared(arm: str) -> dict[str, torch.Tensor]:
         torch.manual_seed(3)
-        state = recall.Recall(arm, 8).state_dict()
+        state = measure.Recall(arm, 8).state_dict()
         return {name: tensor for name, tensor in state.items() if not name.startswith("join")}
 
-    first, *others = (shared(arm) for arm in recall.ARMS)
+    first, *others = (shared(arm) for arm in measure.ARMS)
     for other in others:
         torch.testing.assert_close(other, first, rtol=0, atol=0)
 
@@ -42,12 +43,13 @@ def test_lstm_is_torchs() -> None:
     cell, layer = torch.nn.LSTMCell(3, 5), torch.nn.LSTM(3, 5, batch_first=True)
     layer.load_state_dict({f"{name}_l0": tensor for name, tensor in cell.state_dict().items()})
     x = torch.randn(2, 7, 3)
-    torch.testing.assert_close(recurrence.lstm_states(cell, x), layer(x)[0])
+    torch.testing.assert_close(recurrence.states(cell, x), layer(x)[0])
 
 
-@pytest.mark.parametrize("arm", recall.ARMS)
+@pytest.mark.parametrize("arm", measure.ARMS)
 def test_measures_come_out_the_same_twice(arm: str) -> None:
-    first, again = (recall.measure(arm, 5, [0.01, 0.03], [0, 1], 2, 4, 8) for _ in range(2))
+    options = {"learning_rates": [0.01, 0.03], "seeds": [0, 1], "steps": 2, "batch_size": 4}
+    first, again = (measure.train(arm, 5, 8, **options) for _ in range(2))
     assert first == again
     assert [(row["seed"], row["learning_rate"]) for row in first] == [
         (0, 0.01),

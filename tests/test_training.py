@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import selfattn as sa
-from experiments import lookup, training
+from experiments.tasks import lookup
+from experiments.training import seeds as together
 from selfattn.nn import (
     Alibi,
     Block,
@@ -81,9 +82,9 @@ def alone(
 @pytest.mark.parametrize("name", MODELS)
 def test_together_as_alone(name: str, clip: float) -> None:
     make, draw, loss = MODELS[name]
-    models = training.Seeds(lambda: make().double(), SEEDS)
-    data = training.batches(draw, SEEDS)
-    history = training.train(models, loss, data, steps=12, learning_rate=RATES, warm_up=4, clip=clip)
+    models = together.Seeds(lambda: make().double(), SEEDS)
+    data = together.batches(draw, SEEDS)
+    history = together.train(models, loss, data, steps=12, learning_rate=RATES, warm_up=4, clip=clip)
     close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
     for place, (seed, rate) in enumerate(zip(SEEDS, RATES, strict=True)):
         model, expected = alone(seed, rate, name, steps=12, clip=clip)
@@ -95,8 +96,8 @@ def test_one_rate_for_all_is_each_ones_rate() -> None:
     make, draw, loss = MODELS["none"]
     found = []
     for rate in (1e-2, [1e-2] * 3):
-        models = training.Seeds(make, SEEDS)
-        found.append(training.train(models, loss, training.batches(draw, SEEDS), steps=3, learning_rate=rate))
+        models = together.Seeds(make, SEEDS)
+        found.append(together.train(models, loss, together.batches(draw, SEEDS), steps=3, learning_rate=rate))
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
@@ -104,15 +105,15 @@ def test_a_seed_that_diverges_keeps_it_to_itself() -> None:
     make, draw, loss = MODELS["none"]
     histories = []
     for rate in (1e-2, torch.inf):
-        models, data = training.Seeds(make, [0, 1]), training.batches(draw, [0, 1])
-        histories.append(training.train(models, loss, data, steps=3, learning_rate=[1e-2, rate]))
+        models, data = together.Seeds(make, [0, 1]), together.batches(draw, [0, 1])
+        histories.append(together.train(models, loss, data, steps=3, learning_rate=[1e-2, rate]))
     torch.testing.assert_close(histories[0][:, 0], histories[1][:, 0], rtol=0, atol=0)
     assert histories[1][-1, 1].isnan()
 
 
 def test_clipping_bounds_each_seed_by_itself() -> None:
     gradients = [torch.tensor([[3.0, 0.0], [0.3, 0.0]]), torch.tensor([4.0, 0.4])]
-    training.clip_per_seed(gradients, 1.0)
+    together.clip_per_seed(gradients, 1.0)
     norms = (gradients[0].square().sum(1) + gradients[1].square()).sqrt()
     torch.testing.assert_close(norms, torch.tensor([1.0, 0.5]))
 
@@ -123,16 +124,16 @@ def test_what_is_frozen_stays() -> None:
         model[0].requires_grad_(False)
         return model
 
-    models = training.Seeds(make, [0, 1])
+    models = together.Seeds(make, [0, 1])
     before = {name: parameter.detach().clone() for name, parameter in models.parameters.items()}
-    data = training.batches(lambda source: torch.randn(4, 2, generator=source), [0, 1])
-    training.train(models, lambda model, x: model(x).square().mean(), data, steps=2, learning_rate=0.1)
+    data = together.batches(lambda source: torch.randn(4, 2, generator=source), [0, 1])
+    together.train(models, lambda model, x: model(x).square().mean(), data, steps=2, learning_rate=0.1)
     changed = {name: not torch.equal(before[name], models.parameters[name]) for name in before}
     assert changed == {"0.weight": False, "0.bias": False, "1.weight": True, "1.bias": True}
 
 
 def test_an_evaluation_has_neither_gradients_nor_dropout() -> None:
-    models = training.Seeds(lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 3)), [0, 1])
+    models = together.Seeds(lambda: torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(3, 3)), [0, 1])
     x = torch.ones(2, 5, 3)
     once, again = (models.evaluate(lambda model, x: model(x), x) for _ in range(2))
     assert torch.equal(once, again)
@@ -147,7 +148,7 @@ def test_the_seed_alone_decides_and_the_surroundings_keep_theirs() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    models = training.Seeds(lambda: torch.nn.Linear(2, 2), [5, 6, 5])
+    models = together.Seeds(lambda: torch.nn.Linear(2, 2), [5, 6, 5])
     assert torch.equal(torch.rand(3), expected)
     weight = models.parameters["weight"]
     assert torch.equal(weight[0], weight[2])
@@ -155,15 +156,15 @@ def test_the_seed_alone_decides_and_the_surroundings_keep_theirs() -> None:
 
 
 def test_data_are_not_drawn_from_the_numbers_that_made_the_model() -> None:
-    models = training.Seeds(lambda: torch.nn.Embedding(4, 4), [0, 1])
-    drawn = next(training.batches(lambda source: torch.randn(4, 4, generator=source), [0, 1]))
+    models = together.Seeds(lambda: torch.nn.Embedding(4, 4), [0, 1])
+    drawn = next(together.batches(lambda source: torch.randn(4, 4, generator=source), [0, 1]))
     assert not torch.isclose(models.parameters["weight"], drawn).any()
 
 
 def test_training_learns() -> None:
     make, _, loss = MODELS["QK-norm"]
-    models, data = training.Seeds(make, [0, 1]), training.batches(partial(lookup.draw, size=8), [0, 1])
-    history = training.train(models, loss, data, steps=300, learning_rate=1e-2)
+    models, data = together.Seeds(make, [0, 1]), together.batches(partial(lookup.draw, size=8), [0, 1])
+    history = together.train(models, loss, data, steps=300, learning_rate=1e-2)
     assert (history[-20:].mean(0) < 0.7 * history[:20].mean(0)).all()
 
 

@@ -1,0 +1,1 @@
+"""What runs notebooks with parameters, keeps what their cells computed, and records their claims."""

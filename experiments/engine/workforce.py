@@ -1,0 +1,104 @@
+"""Several notebooks at a time, one cluster for the cells of all of them, and one line of progress."""
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from . import cluster, computing, execution, freshness, journal, store
+from .cells import FRESH
+from .journal import Journal
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Workforce:
+    """How many notebooks at a time, whose scheduler computes the cells, and whether kept cells count."""
+
+    jobs: int
+    scheduler: str | None
+    fresh: bool
+
+    @contextlib.contextmanager
+    def environment(self, notebooks: Iterable[Path]) -> Iterator[dict[str, str]]:
+        """What kernels are told: the store, and a scheduler when one of these notebooks measures cells."""
+        told = {store.PLACE: str((RUNS / "cells").resolve())} | ({FRESH: "1"} if self.fresh else {})
+        with contextlib.ExitStack() as stack:
+            if self.scheduler:
+                told[computing.SCHEDULER] = stack.enter_context(cluster.joined(self.scheduler))
+            elif any("experiments.engine.cells" in freshness.loaded(path) for path in notebooks):
+                told[computing.SCHEDULER] = stack.enter_context(cluster.embedded(self.jobs))
+            yield told
+
+
+def in_parallel(
+    work: Callable[[str, dict[str, str], Path], Any], notebooks: dict[str, Path], workforce: Workforce
+) -> dict[str, Any]:
+    """`work` on every notebook's name; one that raised leaves its exception as its result.
+
+    `work` is given the name, additions to the kernel's environment, and where that kernel's journal lies.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="journals-") as folder,
+        workforce.environment(notebooks.values()) as environment,
+        ThreadPoolExecutor(workforce.jobs) as pool,
+        tqdm(disable=None, total=0, unit="cell", dynamic_ncols=True) as bar,
+    ):
+        journals = {name: Journal(Path(folder) / name) for name in notebooks}
+        futures = {
+            pool.submit(work, name, environment | {journal.PLACE: str(told.path)}, told.path): name
+            for name, told in journals.items()
+        }
+        pending = set(futures)
+        try:
+            while pending:
+                _show(bar, journals, futures, pending)
+                _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
+            _show(bar, journals, futures, pending)
+        except BaseException:  # Ctrl-C, say: no notebook begins, and those that run lose their kernels
+            pool.shutdown(wait=False, cancel_futures=True)
+            while wait(futures, timeout=0.1).not_done:
+                execution.stop()
+            raise
+    return {name: future.exception() or future.result() for future, name in futures.items()}
+
+
+def _show(bar: Any, journals: dict[str, Journal], futures: dict[Future, str], pending: set[Future]) -> None:
+    """What runs, how many cells are done and left, and, by tqdm's estimate, how long it will take."""
+    for name, told in journals.items():
+        told.catch_up()
+        while told.remarks:
+            bar.write(f"{name}: {told.remarks.pop(0)}", file=sys.stderr)
+    running = [name for future, name in futures.items() if future.running()]
+    kept = sum(told.kept for told in journals.values())
+    done = f"{len(futures) - len(pending)} of {len(futures)} notebooks done"
+    bar.set_description_str(f"{done}, {', '.join(running) or 'none'} running", refresh=False)
+    bar.set_postfix_str(f"{kept} kept from before" if kept else "", refresh=False)
+    bar.total = sum(told.cells - told.kept for told in journals.values())
+    bar.update(sum(told.computed for told in journals.values()) - bar.n)
+    bar.refresh()
+
+
+def failures(finished: dict[str, Any], kept: Callable[[str], Path]) -> dict[str, str]:
+    """Which notebooks failed and why, in a line each. An exception that is a defect of ours goes on."""
+    said = {}
+    for name, error in finished.items():
+        if isinstance(error, PapermillExecutionError):
+            raised = " ".join(f"{error.ename}: {error.evalue}".split())
+            said[name] = f"{name} raised {raised}; its traceback is in {kept(name)}"
+        elif isinstance(error, DeadKernelError):
+            said[name] = f"{name}: its kernel died; what it had finished is kept"
+        elif isinstance(error, OSError):
+            said[name] = f"{name}: {error}"
+        elif isinstance(error, BaseException):
+            raise error
+    return said

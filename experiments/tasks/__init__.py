@@ -1,0 +1,1 @@
+"""Data and models that several questions share."""

@@ -1,0 +1,1 @@
+"""How the questions train their models: many seeds at once, at several learning rates."""
