@@ -6,7 +6,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from experiments.engine import execution, notebooks
+from experiments.engine import execution, notebooks, runs
 from experiments.engine.command import main
 from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS
 
@@ -43,6 +43,14 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run scaling_init -p d_k [4,'a']", "d_k is a list of int"),
         ("run scaling_training -p learning_rates ['fast']", "learning_rates is a list of float"),
         ("run scaling_init scaling_training -p batch 3.5", "batch is a int"),
+        ("run bug_zoo -p margin nan", "margin is a float, such as 0.05; got 'nan'"),
+        ("run bug_zoo -p margin -inf", "margin is a float"),
+        ("run bug_zoo -p margin -1e999", "margin is a float"),
+        (f"run bug_zoo -p margin 1{'0' * 400}", "margin is a float"),
+        ("run bug_zoo -p learning_rates [0.1,1e999]", "learning_rates is a list of float"),
+        ("run bug_zoo -p margin {[]:1}", "margin is a float"),
+        (f"run bug_zoo -p margin {'(' * 400}", "margin is a float"),
+        ("run bug_zoo -p seeds 2 -p margin 1 -p seeds 3", "-p is given more than once for seeds"),
         (
             "run scaling_init scaling_training -p learning_rates [0.1]",
             "scaling_init has no parameter learning_rates",
@@ -67,6 +75,67 @@ def test_typed_values_become_the_parameters_type() -> None:
     smoke = notebooks.settings("scaling_training", "smoke", {"d_k": "4, 8"})
     assert smoke["d_k"] == [4, 8]
     assert smoke["steps"] == notebooks.profiles(EXPERIMENTS["scaling_training"])["smoke"]["steps"]
+
+
+@pytest.mark.parametrize("value", ["-1e-3", "-5", "[-1, 2]", "-x", "--fresh", "-p"])
+def test_a_value_may_begin_with_a_minus(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = []
+    monkeypatch.setattr(runs, "run", lambda *said: typed.append(said) or 0)
+    assert main(["run", "bug_zoo", "-p", "a", value, "--jobs", "3", "-p", "b", value, "--json"]) == 0
+    ((names, _, changes, workforce, as_json),) = typed
+    assert (names, changes) == (["bug_zoo"], {"a": value, "b": value})
+    assert (workforce.jobs, as_json) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("run bug_zoo --jobs 0", "--jobs: a number from 1 on; got '0'"),
+        ("run bug_zoo --jobs -1", "--jobs: a number from 1 on; got '-1'"),
+        ("run bug_zoo --jobs two", "--jobs: a number from 1 on; got 'two'"),
+        ("run bug_zoo -p margin", "-p: expected 2 arguments"),
+        ("show bug_zoo -p margin 1", "unrecognized arguments: -p margin 1"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(
+    typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(typed.split())
+    assert capsys.readouterr().err.endswith(f"{said}\n")
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize("typed", ["run scaling_init", "refresh page"])
+@pytest.mark.parametrize("obstacle", ["a file", "a link to nowhere"])
+def test_a_folder_that_cannot_be_written_is_said_before_a_notebook_runs(
+    elsewhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str,
+    obstacle: str,
+) -> None:
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), elsewhere / "page.ipynb")
+    monkeypatch.setitem(CHAPTERS, "page", elsewhere / "page.ipynb")
+    if obstacle == "a file":
+        (elsewhere / "runs").touch()
+    else:
+        (elsewhere / "runs").symlink_to("/nonexistent/folder")
+    assert main(typed.split()) == 2
+    err = capsys.readouterr().err
+    assert "nothing can be written into runs/" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_kernel")
+@pytest.mark.parametrize("threads", ["many", "0", "-2", "1.5", ",2"])
+def test_a_number_of_threads_that_is_none(
+    threads: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert main(["run", "scaling_init"]) == 2
+    said = f"OMP_NUM_THREADS is a number of threads, such as 2; got {threads!r}\n"
+    assert capsys.readouterr().err == f"python -m experiments: {said}"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

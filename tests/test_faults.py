@@ -18,13 +18,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 from project import Project, wait_until
 
-from experiments.engine import cluster, workforce
+from experiments.engine import cluster, computing, workforce
 from experiments.engine.command import main
+from experiments.engine.notebooks import EXPERIMENTS
+from experiments.engine.workforce import Workforce, failures
 
 POINTS, LONGEST = 24, 200  # cells; seconds after which something hangs
 TINY = f"tiny -p points {POINTS} --jobs 2"
@@ -117,8 +120,9 @@ def test_killed_at_random_moments_and_started_again(project: Project, undisturbe
         (lambda pid: os.killpg(pid, signal.SIGINT), 130),  # Ctrl-C in a terminal: the whole group
         (lambda pid: os.kill(pid, signal.SIGINT), 130),
         (lambda pid: os.kill(pid, signal.SIGTERM), 143),
+        (lambda pid: os.kill(pid, signal.SIGHUP), 129),  # the terminal was closed
     ],
-    ids=["Ctrl-C", "SIGINT", "SIGTERM"],
+    ids=["Ctrl-C", "SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_interrupted(project: Project, stop: Callable[[int], None], code: int) -> None:
     process = project.start(f"run {SLOW}")
@@ -301,3 +305,187 @@ def listening_to(address: str, folder: Project) -> bool:
         for process in folder.processes()
         for connection in process.net_connections()
     )
+
+
+FEW = "run tiny -p points 2 --jobs 1"
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    ("surroundings", "threads"),
+    [
+        ({"TMPDIR": "/proc/nonexistent"}, "1"),
+        ({"HOME": "/proc/nonexistent", "COLUMNS": "20"}, "1"),
+        ({"OMP_NUM_THREADS": ""}, "1"),
+        ({"OMP_NUM_THREADS": "2,1", "PYTHONWARNINGS": "error"}, "2"),
+        (ASCII, "1"),
+    ],
+    ids=["no TMPDIR", "no HOME, a narrow terminal", "no threads", "warnings are errors", "ASCII"],
+)
+def test_the_surroundings_of_a_command_change_nothing(
+    project: Project, undisturbed: Project, surroundings: dict[str, str], threads: str
+) -> None:
+    project.environment |= surroundings
+    _, err = project.run(FEW)
+    assert err == ""
+    found = project.table()
+    assert set(found.pop("threads").astype(str)) == {threads}
+    expected = undisturbed.table().drop(columns="threads")
+    pd.testing.assert_frame_equal(found, expected[expected["x"] < 2])
+    assert json.loads((project.folder() / "run.json").read_text())["threads"] == int(threads)
+
+
+@pytest.mark.parametrize("name", ["t" * 120, "ü {x}"])
+def test_a_temporary_folder_with_a_long_or_an_odd_name(project: Project, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    project.environment["TMPDIR"] = str(tmp_path / name)
+    assert project.run(FEW)[1] == ""
+    assert project.kept().keys() == {0, 1}
+    assert list((tmp_path / name).glob("[!d]*")) == [], "but for Dask's own, nothing is left there"
+
+
+def test_a_project_in_a_folder_with_an_odd_name(tmp_path: Path, bytecode: Path) -> None:
+    made = Project(tmp_path / "ü {x} [y]", bytecode)
+    assert made.run(FEW)[1] == ""
+    assert made.kept().keys() == {0, 1}
+    made.end()
+
+
+def test_kernels_are_this_pythons_and_nobody_elses(project: Project, tmp_path: Path) -> None:
+    """Not another environment's `python3`, and without what a user's IPython and Jupyter are told to do."""
+    trace = tmp_path / "foreign"
+    spy = f"open({str(trace)!r}, 'w').close()"
+    kernels = tmp_path / "share/kernels/python3"
+    kernels.mkdir(parents=True)
+    argv = [sys.executable, "-c", f"{spy}; import ipykernel_launcher as k; k.app.launch_new_instance()"]
+    spec = {"argv": [*argv, "-f", "{connection_file}"], "display_name": "other", "language": "python"}
+    (kernels / "kernel.json").write_text(json.dumps(spec))
+    profile = tmp_path / "ipython/profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (tmp_path / "config").mkdir()
+    for place in ("ipython/profile_default/startup/00.py", "ipython/profile_default/ipython_config.py"):
+        (tmp_path / place).write_text(spy)
+    for place in ("config/jupyter_config.py", "config/ipython_kernel_config.py", "startup.py"):
+        (tmp_path / place).write_text(spy)
+    project.environment |= {
+        "JUPYTER_PATH": str(tmp_path / "share"),
+        "JUPYTER_DATA_DIR": str(tmp_path / "share"),
+        "JUPYTER_CONFIG_DIR": str(tmp_path / "config"),
+        "IPYTHONDIR": str(tmp_path / "ipython"),
+        "PYTHONSTARTUP": str(tmp_path / "startup.py"),
+    }
+    assert project.run(FEW)[1] == ""
+    assert not trace.exists()
+
+
+def test_kernels_run_the_commands_own_copy_of_the_project(project: Project) -> None:
+    """Also where PYTHONPATH doesn't name it and another copy is installed."""
+    del project.environment["PYTHONPATH"]
+    assert project.run(FEW)[1] == "", "only this copy has the experiment"
+
+
+def test_a_kernel_that_cannot_start(project: Project) -> None:
+    (project.root / "ipykernel_launcher.py").write_text("raise SystemExit(3)")
+    _, err = project.run(FEW, code=1)
+    assert err.splitlines()[-1].startswith("tiny: no kernel could be started: ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_shell_has_closed(project: Project, closed: str) -> None:
+    typed = f"exec {sys.executable} -m experiments {FEW} {closed}"
+    assert subprocess.run(["sh", "-c", typed], cwd=project.root, env=project.environment).returncode == 0
+    assert project.kept().keys() == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("typed", "unbuffered"),
+    [
+        ("list", ""),
+        ("list", "1"),
+        ("list --json", "1"),
+        ("status", ""),
+        ("--help", ""),
+        (f"{FEW} --json", ""),
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(project: Project, typed: str, unbuffered: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    project.environment["PYTHONUNBUFFERED"] = unbuffered
+    process = project.start(typed, stdout=theirs)
+    os.close(theirs)
+    assert process.communicate(timeout=LONGEST)[1] == ""
+    assert process.returncode == 141
+
+
+def test_stdout_on_a_full_disk(project: Project) -> None:
+    with open("/dev/full", "w") as full:
+        _, err = project.run("list", code=1, stdout=full)
+    assert err == "python -m experiments: [Errno 28] No space left on device\n"
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = BrokenPipeError(32, "Broken pipe")
+    assert failures({"tiny": broken}, Path) == {"tiny": "tiny: [Errno 32] Broken pipe"}
+
+    def raising(**_: object) -> None:
+        raise broken
+
+    monkeypatch.setattr(cluster, "LocalCluster", raising)
+    assert main(["run", "scaling_init"]) == 1
+    assert capsys.readouterr().err == "python -m experiments: [Errno 32] Broken pipe\n"
+
+
+def test_without_loopback_every_notebook_computes_its_own_cells(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cluster.obstacle() is None
+    monkeypatch.chdir(tmp_path)
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(cluster.socket, "create_connection", unreachable)
+    with Workforce(1, None, False).environment([EXPERIMENTS["scaling_init"]]) as told:
+        assert computing.SCHEDULER not in told
+    assert "no cluster here ([Errno 101] Network is unreachable)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["claims.json", "tiny.ipynb"])
+def test_an_error_at_the_end_loses_nothing(project: Project, tmp_path: Path, lost: str) -> None:
+    """The record, or the executed notebook, cannot be written: a folder lies in its place."""
+    project.environment["TMPDIR"] = str(tmp_path)
+    project.run(FEW)
+    calls = project.calls()
+    place = project.folder() / lost
+    place.unlink()
+    place.mkdir()
+    _, err = project.run(FEW, code=1)
+    assert len(err.splitlines()) == 1
+    assert f"Is a directory: '{place.relative_to(project.root)}'" in err
+    copy = project.root / err.rstrip().partition("; the executed notebook is ")[2]
+    assert "application/vnd.selfattn.record" in copy.read_text()
+    place.rmdir()
+    project.run(FEW)
+    assert project.calls() == calls
+    assert place.is_file()
+
+
+def test_a_claim_that_cannot_be_formed_loses_nothing(project: Project) -> None:
+    path = project.root / "experiments/tiny/tiny.ipynb"
+    notebook, whole = nbformat.read(path, 4), path.read_text()
+    notebook.cells.append(nbformat.v4.new_code_cell("raise ValueError('no finite number')"))
+    nbformat.write(notebook, path)
+    _, err = project.run(FEW, code=1)
+    copy = project.folder() / "tiny.ipynb"
+    assert err == (
+        "tiny raised ValueError: no finite number; "
+        f"its traceback is in {copy.relative_to(project.root)}, and its finished cells are kept\n"
+    )
+    assert "application/vnd.selfattn.record" in copy.read_text()
+    path.write_text(whole)
+    calls = project.calls()
+    project.run(FEW)
+    assert project.calls() == calls

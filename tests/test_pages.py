@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments.engine import notebooks
+from experiments.engine import notebooks, thresholds
 from experiments.engine.notebooks import CHAPTERS, EXPERIMENTS, ROOT
 
 NUMBERED = {name: path for name, path in CHAPTERS.items() if name[0].isdigit()}
@@ -57,8 +57,9 @@ def test_the_ledger_has_one_row_a_claim_with_its_verdict_and_numbers() -> None:
         claim = CLAIMS[identity]
         assert f"**{claim['verdict'].capitalize()}**" in row
         assert claim["sentence"].replace("|", r"\|") in row
-        assert f"| {claim['threshold']} |" in row
-        assert f"{claim['effect']:.3g}".replace("-", "−") in row
+        assert f"| {thresholds.written(claim)} |" in row
+        effect = 10 ** claim["effect"] if claim["scale"] == "log10" else claim["effect"]
+        assert f"| {effect:.3g} [".replace("-", "−") in row
 
 
 def test_rows_lead_back_to_exactly_the_chapters_that_use_them() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from . import thresholds
+
 FEWEST_SEEDS = 8
 RECORD = "application/vnd.selfattn.record+json"
 
@@ -34,63 +36,87 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
 class Claim:
     """A sentence that the effects of single seeds (differences within a pair, or a measure itself) decide.
 
-    The claim holds for an effect between `at_least` and `at_most`. The whole interval there: *reproduced*.
-    The whole interval outside: *not reproduced*. Else *inconclusive*. With fewer than eight seeds there is
-    no verdict: *not tested*.
+    The claim says that the effect is `≥` or `≤` the threshold, or `≈` it: no further away than `margin`. The
+    whole interval there: *reproduced*. The whole interval elsewhere: *not reproduced*. Else *inconclusive*.
+    With fewer than eight seeds there is no verdict: *not tested*.
 
-    >>> Claim("warm", "Tea is warm.", [40.0, 41.0, 42.0] * 3, at_least=35.0).verdict
+    On the scale `log10` effects, threshold and margin are ratios. Their logarithms are averaged, compared and
+    recorded, so that twice is as far from 1 as a half: `≈ 1` with a margin of 2 is from a half to twice.
+
+    Raises `ValueError` for another relation or scale, a number that isn't finite, or has no logarithm where
+    one is needed, and for a margin where the claim has one side only.
+
+    >>> Claim("warm", "Tea is warm.", [40.0, 41.0, 42.0] * 3, "≥", 35.0).verdict
     'reproduced'
-    >>> Claim("warm", "Tea is warm.", [40.0], at_least=35.0).verdict
+    >>> Claim("twice", "Tea takes as long.", [1.1, 1.5] * 4, "≈", 1.0, margin=2.0, scale="log10").verdict
+    'reproduced'
+    >>> Claim("warm", "Tea is warm.", [40.0], "≥", 35.0).verdict
     'not tested'
     """
 
     id: str
     sentence: str
     effects: Sequence[float] = field(repr=False)
-    at_least: float = -math.inf
-    at_most: float = math.inf
+    relation: str
+    threshold: float
+    margin: float | None = None
+    scale: str = "linear"
     source: str = ""
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.at_least <= self.at_most and not self.at_least <= self.at_most < math.inf:
+        if self.relation not in ("≥", "≤", "≈") or self.scale not in ("linear", "log10"):
             raise ValueError(
-                f"claim {self.id} needs a threshold; got at_least={self.at_least}, at_most={self.at_most}"
+                f"claim {self.id} is ≥, ≤ or ≈, linear or log10; got {self.relation}, {self.scale}"
             )
-        if not np.isfinite(np.asarray(self.effects, dtype=float)).all():
-            raise ValueError(f"claim {self.id} has an effect that is no finite number: {list(self.effects)}")
+        if self.margin is not None and self.relation != "≈":
+            raise ValueError(f"claim {self.id} has one side and no margin; got {self.margin}")
+        if not all(math.isfinite(x) for x in self._bound()) or self._bound()[1] < 0:
+            raise ValueError(
+                f"claim {self.id} needs a threshold and a margin; got {self.threshold}, {self.margin}"
+            )
+        if not np.isfinite(self._scaled(self.effects)).all():
+            kind = "no finite number" if self.scale == "linear" else "no ratio"
+            raise ValueError(f"claim {self.id} has an effect that is {kind}: {list(self.effects)}")
+
+    def _scaled(self, values: Any) -> np.ndarray:
+        """The numbers as they are compared and recorded."""
+        x = np.asarray(values, dtype=float)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(x) if self.scale == "log10" else x
+
+    def _bound(self) -> tuple[float, float]:
+        """Threshold and margin on the claim's scale."""
+        margin = 0.0 if self.margin is None else float(self._scaled(self.margin))
+        return float(self._scaled(self.threshold)), margin
 
     @property
     def verdict(self) -> str:
         """What the interval says about the threshold, by the rule above."""
-        _, low, high = interval(self.effects)
+        _, low, high = interval(self._scaled(self.effects))
+        least, most = thresholds.bounds(self.relation, *self._bound())
         if len(self.effects) < FEWEST_SEEDS:
             return "not tested"
-        if self.at_least <= low and high <= self.at_most:
+        if least <= low and high <= most:
             return "reproduced"
-        if high < self.at_least or low > self.at_most:
-            return "not reproduced"
-        return "inconclusive"
-
-    @property
-    def threshold(self) -> str:
-        """The bounds as a reader writes them."""
-        low, high = (f"{bound:g}".replace("-", "−") for bound in (self.at_least, self.at_most))
-        if self.at_most == math.inf:
-            return f"≥ {low}"
-        return f"≤ {high}" if self.at_least == -math.inf else f"{low} … {high}"
+        return "not reproduced" if high < least or low > most else "inconclusive"
 
     def row(self) -> dict[str, Any]:
-        """The claim as one row of a table, numbers rounded to four digits."""
+        """The claim as one row of a table: numbers, on its scale, effects rounded to four digits."""
         effect, low, high = (
-            float(f"{end:.4g}") if math.isfinite(end) else None for end in interval(self.effects)
+            float(f"{end:.4g}") if math.isfinite(end) else None
+            for end in interval(self._scaled(self.effects))
         )
+        threshold, margin = self._bound()
         return {
             "id": self.id,
             "sentence": self.sentence,
             "effect": effect,
             "low": low,
             "high": high,
-            "threshold": self.threshold,
+            "relation": self.relation,
+            "threshold": threshold,
+            "margin": margin,
+            "scale": self.scale,
             "seeds": len(self.effects),
             "verdict": self.verdict,
             "source": self.source,
@@ -100,19 +126,18 @@ class Claim:
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Claims as a reader sees them: one row each, the effect with its interval.
 
-    >>> table([Claim("warm", "Tea is warm.", [40.0, 41.0] * 4, at_least=35.0).row()]).loc[0, "effect [95 %]"]
+    >>> table([Claim("warm", "Tea is warm.", [40.0, 41.0] * 4, "≥", 35.0).row()]).loc[0, "effect [95 %]"]
     '40.5 [40.05, 40.95]'
     """
 
     def effect(row: dict[str, Any]) -> str:
-        if row["low"] is None:
-            return "–" if row["effect"] is None else f"{row['effect']:g}"
-        return f"{row['effect']:g} [{row['low']:g}, {row['high']:g}]"
+        effect, low, high = (
+            "–" if row[end] is None else thresholds.number(row, row[end]) for end in ("effect", "low", "high")
+        )
+        return effect if row["low"] is None else f"{effect} [{low}, {high}]"
 
-    columns = ("sentence", "effect [95 %]", "threshold", "seeds", "verdict")
-    return pd.DataFrame([{"id": row["id"]} | row | {"effect [95 %]": effect(row)} for row in rows]).reindex(
-        columns=["id", *columns]
-    )
+    shown = [row | {"effect [95 %]": effect(row), "threshold": thresholds.written(row)} for row in rows]
+    return pd.DataFrame(shown, columns=["id", "sentence", "effect [95 %]", "threshold", "seeds", "verdict"])
 
 
 class Record:

@@ -1,6 +1,7 @@
 """Who computes the cells: an embedded cluster on this machine's cores, or one that the user has started."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,11 +12,22 @@ from .notebooks import Refused
 PATIENCE = 10  # seconds in which a scheduler must answer
 
 
-@contextmanager
-def embedded(workers: int) -> Iterator[str]:
-    """The address of a cluster with this many processes, a thread each, until the block ends.
+def obstacle() -> OSError | None:
+    """What keeps processes of this machine from reaching each other on loopback, as in a sealed container."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=PATIENCE).close()
+    except OSError as error:
+        return error
+    return None
 
-    Only this machine can reach it. A worker that dies is replaced, and its cell is computed again.
+
+@contextmanager
+def embedded(workers: int, threads: int) -> Iterator[str]:
+    """The address of a cluster with this many processes, a cell at a time each, until the block ends.
+
+    `threads` is for the libraries that a cell calls. Only this machine can reach the cluster. A worker that
+    dies is replaced, and its cell is computed again.
     """
     loopback = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}  # Dask would listen on port 8787
     with LocalCluster(
@@ -26,6 +38,7 @@ def embedded(workers: int) -> Iterator[str]:
         dashboard_address=None,
         scheduler_kwargs=loopback,
         silence_logs=logging.WARNING,
+        env={"OMP_NUM_THREADS": threads, "PYTHONUTF8": 1},
     ) as cluster:
         cluster.scale(workers)  # they come up while the first kernels do
         yield cluster.scheduler_address

@@ -4,15 +4,11 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
 
 from . import claims, freshness, notebooks, runs, store
 from .notebooks import CHAPTERS, EXPERIMENTS, Refused
+from .printing import complain, say, say_json
 from .workforce import RUNS, Workforce
-
-
-def _print_json(content: Any) -> None:
-    print(json.dumps(content, indent=1, ensure_ascii=False))
 
 
 def status(as_json: bool) -> int:
@@ -20,7 +16,7 @@ def status(as_json: bool) -> int:
     changed = {name: freshness.stale(path) for name, path in (EXPERIMENTS | CHAPTERS).items()}
     finished = store.status(RUNS / "cells")
     if as_json:
-        _print_json(
+        say_json(
             {
                 "notebooks": [{"name": name, "stale": reasons} for name, reasons in changed.items()],
                 "cells": finished,
@@ -28,10 +24,10 @@ def status(as_json: bool) -> int:
         )
         return 1 if any(changed.values()) else 0
     for name, reasons in changed.items():
-        print(f"{name:24} {'stale: changed since its run: ' + ', '.join(reasons) if reasons else 'fresh'}")
+        say(f"{name:24} {'stale: changed since its run: ' + ', '.join(reasons) if reasons else 'fresh'}")
     for entry in finished:
         older = f", {entry['older']} older (changed: {', '.join(entry['changed'])})" if entry["older"] else ""
-        print(f"cells of {entry['function']}: {entry['fresh']} fresh{older}")
+        say(f"cells of {entry['function']}: {entry['fresh']} fresh{older}")
     return 1 if any(changed.values()) else 0
 
 
@@ -43,25 +39,23 @@ def show(name: str, as_json: bool) -> int:
     question = notebooks.title(EXPERIMENTS[name])
     if as_json:
         plain = {label: json.loads(table.to_json(orient="records")) for label, table in tables.items()}
-        _print_json(
-            {"name": name, "question": question, "claims": rows, "tables": plain, "run": circumstances}
-        )
+        say_json({"name": name, "question": question, "claims": rows, "tables": plain, "run": circumstances})
         return 0
-    print(f"{question}\n")
-    print(claims.table(rows).to_string(index=False), "\n")
+    say(f"{question}\n")
+    say(f"{claims.table(rows).to_string(index=False)}\n")
     for label, table in tables.items():
-        print(f"{label}: {len(table)} rows of {', '.join(table.columns)}")
+        say(f"{label}: {len(table)} rows of {', '.join(table.columns)}")
     made = {
         key: f"{len(code)} sources and packages" for key, code in circumstances.items() if key[-3:] == "_by"
     }
-    print("\n".join(f"{key}: {value}" for key, value in (circumstances | made).items()))
+    say("\n".join(f"{key}: {value}" for key, value in (circumstances | made).items()))
     return 0
 
 
 def listed(as_json: bool) -> int:
     """The experiments and their questions."""
     if as_json:
-        _print_json(
+        say_json(
             [
                 {
                     "name": name,
@@ -74,14 +68,14 @@ def listed(as_json: bool) -> int:
         )
         return 0
     for name, path in EXPERIMENTS.items():
-        print(f"{name:24} {notebooks.title(path)}")
+        say(f"{name:24} {notebooks.title(path)}")
     return 0
 
 
 def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 on; got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,18 +104,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parsed(words: list[str]) -> argparse.Namespace:
+    """The command line; each `-p NAME VALUE` is taken out first, since argparse takes -1e-3 for a flag."""
+    words, changes = list(words), []
+    while words[:1] == ["run"] and "-p" in words[:-2]:
+        at = words.index("-p")
+        changes.append(words[at + 1 : at + 3])
+        del words[at : at + 3]
+    said = _parser().parse_args(words)
+    if changes:
+        said.p += changes
+    return said
+
+
+def _changes(pairs: list[list[str]]) -> dict[str, str]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise Refused(f"-p is given more than once for {', '.join(twice)}")
+    return dict(pairs)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Parse the command line and carry it out; the exit code is 2 when it can't be."""
-    said = _parser().parse_args(arguments)
+    """Parse the command line and do what it says.
+
+    The exit code is 2 when that can't be begun, and 1 when something failed.
+    """
+    try:
+        said = _parsed(sys.argv[1:] if arguments is None else arguments)
+    except SystemExit:
+        say("", end="")  # the reader of --help may have gone
+        raise
     try:
         if said.command in ("run", "refresh"):
             workforce = Workforce(said.jobs, said.scheduler, said.fresh)
             if said.command == "refresh":
                 return runs.refresh(said.names, workforce, said.full)
-            return runs.run(said.names, said.profile, dict(said.p), workforce, said.json)
+            return runs.run(said.names, said.profile, _changes(said.p), workforce, said.json)
         if said.command == "show":
             return show(said.name, said.json)
         return {"status": status, "list": listed}[said.command](said.json)
-    except Refused as refusal:
-        print(f"python -m experiments: {refusal}", file=sys.stderr)
-        return 2
+    except (Refused, OSError) as error:
+        complain(f"python -m experiments: {error}")
+        return 2 if isinstance(error, Refused) else 1

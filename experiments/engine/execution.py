@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import tempfile
 import time
 import weakref
@@ -13,27 +14,36 @@ from typing import Any, ClassVar
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_core.utils import ensure_event_loop
-from traitlets import Dict
+from nbclient.exceptions import DeadKernelError
+from traitlets import Dict, default
 from traitlets.config import Config
 
 from . import machine, store
-from .notebooks import parameters
+from .notebooks import Refused, parameters
+from .sources import ROOT
 
 PACKAGES = ("numpy", "torch", "selfattn")
-ENVIRONMENT = {
-    "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # pictures, whatever the shell says
-    "OMP_NUM_THREADS": os.environ.get(
-        "OMP_NUM_THREADS", "1"
-    ),  # kernels that share cores don't fight for them
-}
+LONGEST_SOCKET = 100  # bytes in the path of a Unix socket; Linux takes 107, macOS 103
+
+
+class NoKernel(RuntimeError):
+    """A kernel ended before it was ready."""
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel with additions of its own to the environment, which `stop` can end from another thread."""
+    """A kernel with additions of its own to the environment, which `stop` can end from another thread.
+
+    It runs this command's own Python: kernels that are installed somewhere under a name belong to others.
+    """
 
     environment = Dict().tag(config=True)
     started: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    @default("kernel_spec_manager")
+    def _only_the_native_one(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
 
     async def _async_start_kernel(self, **options: Any) -> None:
         self.started.add(self)
@@ -56,6 +66,33 @@ def stop() -> None:
             process.kill()
 
 
+def threads() -> int:
+    """How many threads a kernel's libraries use: the first number of OMP_NUM_THREADS, as OpenMP reads it.
+
+    Without one, a single thread: kernels that share cores fight for them. Raises `Refused` for what is no
+    number of threads.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    first = said.partition(",")[0].strip() if said.strip() else "1"
+    if not first.isdecimal() or int(first) < 1:
+        raise Refused(f"OMP_NUM_THREADS is a number of threads, such as 2; got {said!r}")
+    return int(first)
+
+
+def _environment(aside: str) -> dict[str, str]:
+    """What a kernel is told. What the user's shell and home say of Python and Jupyter doesn't count there."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        "PYTHONPATH": os.pathsep.join(paths),  # the project that this command belongs to
+        "PYTHONUTF8": "1",
+        "PYTHONSTARTUP": "",
+        "PYTHONWARNINGS": "",
+        "IPYTHONDIR": f"{aside}/ipython",  # no profile, no start-up files
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "OMP_NUM_THREADS": str(threads()),
+    }
+
+
 def execute(
     path: Path,
     output: Path,
@@ -75,11 +112,11 @@ def execute(
         closing(ensure_event_loop()),  # the one that papermill's client uses in this thread, and leaves open
     ):
         draft = Path(aside) / output.name
-        settings = {"environment": ENVIRONMENT | environment} | _transport(aside)
+        environment = _environment(aside) | environment
         try:
             papermill.execute_notebook(
-                path,
-                draft,
+                _verbatim(path),
+                _verbatim(draft),
                 changes,
                 kernel_name="python3",
                 language="python",
@@ -87,30 +124,51 @@ def execute(
                 coalesce_streams=True,
                 resources={"metadata": {"path": str(path.parent)}},  # papermill's cwd= moves all threads
                 kernel_manager_class=Kernel,
-                config=Config(Kernel=settings),
+                config=Config(Kernel={"environment": environment} | _connection(aside)),
             )
+        except DeadKernelError:
+            raise
+        except RuntimeError as error:  # as jupyter_client says that it waited in vain
+            raise NoKernel(f"no kernel could be started: {error}") from error
         except OSError as error:  # a full disk, say, which is raised without a name
             raise OSError(error.errno, error.strerror, error.filename or str(draft)) from error
         finally:
             with suppress(FileNotFoundError, nbformat.reader.NotJSONError):  # there was no room for a draft
                 whole = nbformat.writes(_normalized(nbformat.read(draft, 4), stamp))
-                store.write_whole(output, whole + "\n")
+                _keep(whole + "\n", draft, output)
     return {
         "parameters": parameters(path) | changes,
         "python": platform.python_version(),
         "versions": {package: metadata.version(package) for package in PACKAGES},
         "processor": machine.processor(),
-        "threads": int(ENVIRONMENT["OMP_NUM_THREADS"]),
+        "threads": int(environment["OMP_NUM_THREADS"]),
         "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _transport(sockets: str) -> dict[str, str]:
-    """How to reach a kernel: by sockets in a private folder where the system has them, else by loopback.
+def _keep(whole: str, draft: Path, output: Path) -> None:
+    """Write the executed notebook; where that fails, leave the draft of it behind and say where."""
+    try:
+        store.write_whole(output, whole)
+    except OSError as error:
+        error.add_note(f"the executed notebook is {shutil.move(draft, tempfile.mkdtemp(prefix='executed-'))}")
+        raise
 
-    Ports on loopback can collide when several kernels start at once, and any user could connect.
+
+def _connection(aside: str) -> dict[str, str]:
+    """How to reach a kernel: by sockets in a private folder where that is possible, else by loopback.
+
+    Ports on loopback can collide when several kernels start at once, and any user can listen.
     """
-    return {"transport": "ipc", "ip": f"{sockets}/kernel"} if os.name == "posix" else {"transport": "tcp"}
+    file = f"{aside}/kernel.json"
+    if os.name == "posix" and file.isascii() and len(file) < LONGEST_SOCKET:
+        return {"connection_file": file, "transport": "ipc"}
+    return {"connection_file": file, "transport": "tcp", "transport_encryption": "required"}
+
+
+def _verbatim(path: Path) -> str:
+    """The path for papermill, which would put parameters in the place of {words} in it."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _normalized(notebook: Any, stamp: dict[str, Any] | None) -> Any:

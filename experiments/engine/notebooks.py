@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,18 @@ def settings(name: str, profile: str = "default", changes: dict[str, str] | None
 
 
 def _typed(what: str, text: str, default: Any) -> Any:
-    """The typed text as a value of the default's type; an integer passes for a float."""
+    """The typed text as a value of the default's type; an integer passes for a float, a text for itself."""
+    wanted, like = type(default), default[0] if isinstance(default, list) else default
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    wanted, like = type(default), default[0] if isinstance(default, list) else default
-    items = list(value) if wanted is list and isinstance(value, list | tuple) else [value]
-    items = [float(item) if type(like) is float and type(item) is int else item for item in items]
-    fits = items and all(type(item) is type(like) for item in items)
+        items = list(value) if wanted is list and isinstance(value, list | tuple) else [value]
+        items = [float(item) if type(like) is float and type(item) is int else item for item in items]
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+        value, items = text, [text]  # no literal, or none that a computer can hold
+    if wanted is str and not isinstance(value, str):
+        value, items = text, [text]  # a word that looks like a number
+    finite = all(not isinstance(item, float) or math.isfinite(item) for item in items)
+    fits = items and finite and all(type(item) is type(like) for item in items)
     if not fits or (wanted is list) != isinstance(value, list | tuple):
         kind = f"list of {type(like).__name__}" if wanted is list else wanted.__name__
         raise Refused(f"{what} is a {kind}, such as {default!r}; got {text!r}")
@@ -108,7 +112,7 @@ def results(name: str) -> tuple[list[dict[str, Any]], dict[str, pd.DataFrame], d
         raise Refused(f"{name} has no published results; `python -m experiments refresh {name}` makes them")
     tables = {path.stem: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
     return (
-        json.loads((folder / "claims.json").read_text()),
+        json.loads((folder / "claims.json").read_text(encoding="utf-8")),
         tables,
-        json.loads((folder / "run.json").read_text()),
+        json.loads((folder / "run.json").read_text(encoding="utf-8")),
     )

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ from papermill.exceptions import PapermillExecutionError
 from . import claims, execution, freshness, notebooks, published, store
 from .journal import Journal, append
 from .notebooks import CHAPTERS, EXPERIMENTS, Refused
-from .workforce import RUNS, Workforce, failures, in_parallel
+from .printing import complain, say, say_json
+from .workforce import RUNS, Workforce, failures, in_parallel, require_writable
 
 
 def _report(failed: dict[str, str]) -> int:
     for line in failed.values():
-        print(line, file=sys.stderr)
+        complain(line)
     return 1 if failed else 0
 
 
@@ -37,15 +37,16 @@ def run(names: list[str], profile: str, changes: dict[str, str], workforce: Work
         found = execution.execute(EXPERIMENTS[name], copy(name), wanted[name], environment)
         return _recorded(copy(name), folder(name), profile, inputs, found, told)
 
+    require_writable(map(folder, wanted))
     finished = in_parallel(work, {name: EXPERIMENTS[name] for name in wanted}, workforce)
     failed = failures(finished, copy)
     ends = {name: {"error": failed[name]} if name in failed else finished[name] for name in wanted}
     if as_json:
         listed = [{"name": name, "folder": str(folder(name))} | end for name, end in ends.items()]
-        print(json.dumps(listed, indent=1, ensure_ascii=False))
+        say_json(listed)
     for name, end in ends.items():
         if "claims" in end and not as_json:
-            print(f"{name}: {folder(name)}\n{claims.table(end['claims']).to_string(index=False)}\n")
+            say(f"{name}: {folder(name)}\n{claims.table(end['claims']).to_string(index=False)}\n")
     return _report(failed)
 
 
@@ -56,9 +57,13 @@ def _recorded(
     code = {"profile": profile, "fingerprint": freshness.fingerprint(inputs)}
     journal = Journal(told)
     circumstances = code | journal.summary() | {"computed_by": _made_from(journal.measured)} | found
-    if journal.measured:
-        store.write_whole(folder / published.FILE, published.text(journal.measured))
-    return {"claims": notebooks.save_record(copy, folder, circumstances), "run": circumstances}
+    try:
+        if journal.measured:
+            store.write_whole(folder / published.FILE, published.text(journal.measured))
+        return {"claims": notebooks.save_record(copy, folder, circumstances), "run": circumstances}
+    except Exception as error:
+        error.add_note(f"the executed notebook is {copy}")
+        raise
 
 
 def _made_from(measured: list[dict[str, Any]]) -> dict[str, str]:
@@ -118,8 +123,10 @@ def refresh(names: list[str], workforce: Workforce, full: bool) -> int:
             kept(name).unlink()
 
         if due:
+            written = [kept(name).parent for name in due] + [path.parent for path in due.values()]
+            require_writable(written + [notebooks.published(name) for name in due if name in EXPERIMENTS])
             executed += len(due)
             failed |= failures(in_parallel(work, due, workforce), kept)
     if not executed:
-        print("every notebook is up to date")
+        say("every notebook is up to date")
     return _report(failed)

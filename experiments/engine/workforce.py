@@ -1,8 +1,10 @@
 """Several notebooks at a time, one cluster for the cells of all of them, and one line of progress."""
 
 import contextlib
+import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from tqdm import tqdm
 from . import cluster, computing, execution, freshness, journal, store
 from .cells import FRESH
 from .journal import Journal
+from .notebooks import Refused
+from .printing import complain
 
 RUNS = Path("runs")
 
@@ -30,14 +34,33 @@ class Workforce:
 
     @contextlib.contextmanager
     def environment(self, notebooks: Iterable[Path]) -> Iterator[dict[str, str]]:
-        """What kernels are told: the store, and a scheduler when one of these notebooks measures cells."""
+        """What kernels are told: the store, and a scheduler when one of these notebooks measures cells.
+
+        Raises `Refused` when the store can't be written, or a setting of the shell makes no sense.
+        """
+        require_writable([RUNS / "cells"])
+        threads = execution.threads()
         told = {store.PLACE: str((RUNS / "cells").resolve())} | ({FRESH: "1"} if self.fresh else {})
+        measured = any("experiments.engine.cells" in freshness.loaded(path) for path in notebooks)
         with contextlib.ExitStack() as stack:
             if self.scheduler:
                 told[computing.SCHEDULER] = stack.enter_context(cluster.joined(self.scheduler))
-            elif any("experiments.engine.cells" in freshness.loaded(path) for path in notebooks):
-                told[computing.SCHEDULER] = stack.enter_context(cluster.embedded(self.jobs))
+            elif measured and (obstacle := cluster.obstacle()):
+                complain(f"no cluster here ({obstacle}): every notebook computes its own cells")
+            elif measured:
+                told[computing.SCHEDULER] = stack.enter_context(cluster.embedded(self.jobs, threads))
             yield told
+
+
+def require_writable(folders: Iterable[Path]) -> None:
+    """Raise `Refused` for a folder, there already or not yet, into which nothing can be written."""
+    for folder in folders:
+        there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise Refused(f"nothing can be written into {folder}: {error.strerror}: {there}") from error
 
 
 def in_parallel(
@@ -89,16 +112,20 @@ def _show(bar: Any, journals: dict[str, Journal], futures: dict[Future, str], pe
 
 
 def failures(finished: dict[str, Any], kept: Callable[[str], Path]) -> dict[str, str]:
-    """Which notebooks failed and why, in a line each. An exception that is a defect of ours goes on."""
+    """Which notebooks failed and why, in a line each; before it a traceback when it is a defect of ours."""
     said = {}
     for name, error in finished.items():
         if isinstance(error, PapermillExecutionError):
             raised = " ".join(f"{error.ename}: {error.evalue}".split())
-            said[name] = f"{name} raised {raised}; its traceback is in {kept(name)}"
+            where = f"its traceback is in {kept(name)}, and its finished cells are kept"
+            said[name] = f"{name} raised {raised}; {where}"
         elif isinstance(error, DeadKernelError):
             said[name] = f"{name}: its kernel died; what it had finished is kept"
-        elif isinstance(error, OSError):
-            said[name] = f"{name}: {error}"
+        elif isinstance(error, Exception):
+            reason = error if isinstance(error, OSError | execution.NoKernel) else repr(error)
+            said[name] = "; ".join([f"{name}: {reason}", *getattr(error, "__notes__", [])])
+            if reason is not error:
+                said[name] = "".join(traceback.format_exception(error)) + said[name]
         elif isinstance(error, BaseException):
             raise error
     return said
