@@ -57,7 +57,7 @@ def untrained(d_k: int, seeds: list[int], **size: int) -> list[dict[str, Any]]:
 
 def trained(sentence: str) -> list[dict[str, Any]]:
     """MiniLM's own queries and keys for a sentence: one row a layer and factor."""
-    q, k = pretrained.load().queries_keys(sentence)
+    q, k = pretrained.load("minilm-l6").queries_keys(sentence)
     return [
         {"layer": layer} | row
         for layer, pair in enumerate(zip(q, k, strict=True))
