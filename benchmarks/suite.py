@@ -76,7 +76,8 @@ def main() -> None:
     for profile in sys.argv[1:] or ["smoke", "default"]:
         with tempfile.TemporaryDirectory(prefix="suite-") as folder:
             wall = suite(profile, Path(folder))
-            cells = [json.loads(path.read_text()) for path in Path(folder).glob("runs/cells/*.json")]
+            texts = [path.read_text(encoding="utf-8") for path in Path(folder).glob("runs/cells/*.json")]
+        cells = [json.loads(text) for text in texts]
         alone = loop(cells)
         median = statistics.median(cell["seconds"] for cell in cells)
         row = f"{wall / 60:.1f} | {len(cells)} | {median:.1f} | {alone / 60:.0f} | {alone / wall:.1f}"

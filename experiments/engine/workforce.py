@@ -15,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
-from . import cluster, computing, execution, freshness, journal, store
+from . import cluster, computing, execution, freshness, journal, kernels, store
 from .cells import FRESH
 from .journal import Journal
 from .notebooks import Refused
@@ -39,7 +39,7 @@ class Workforce:
         Raises `Refused` when the store can't be written, or a setting of the shell makes no sense.
         """
         require_writable([RUNS / "cells"])
-        threads = execution.threads()
+        threads = kernels.threads()
         told = {store.PLACE: str((RUNS / "cells").resolve())} | ({FRESH: "1"} if self.fresh else {})
         measured = any("experiments.engine.cells" in freshness.loaded(path) for path in notebooks)
         with contextlib.ExitStack() as stack:
@@ -90,7 +90,7 @@ def in_parallel(
         except BaseException:  # Ctrl-C, say: no notebook begins, and those that run lose their kernels
             pool.shutdown(wait=False, cancel_futures=True)
             while wait(futures, timeout=0.1).not_done:
-                execution.stop()
+                kernels.stop()
             raise
     return {name: future.exception() or future.result() for future, name in futures.items()}
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from experiments.engine.execution import Kernel
+from experiments.engine.kernels import Kernel
 
 
 async def interruptions(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, shut_down: bool) -> list[int]:
