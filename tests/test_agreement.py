@@ -63,7 +63,7 @@ def arm(*values: float) -> list[dict[str, object]]:
     """Rows as a sweep gives them: two rates, three seeds."""
     points = [(rate, seed) for rate in (0.1, 0.2) for seed in (1, 2, 3)]
     return [
-        {"rate": rate, "seed": seed, "curve": [value, 0.5], "task": "lookup"}
+        {"rate": rate, "seed": seed, "loss": value, "curve": [value, 0.5], "task": "lookup"}
         for (rate, seed), value in zip(points, values, strict=True)
     ]
 
@@ -76,9 +76,9 @@ RECORDED = arm(1.0, 2.0, 3.0, 10.0, 20.0, 30.0)
     [
         ((1.0, 2.0, 3.0, 10.0, 20.0, 30.0), True),
         ((3.0, 1.0, 2.0, 30.0, 20.0, 10.0), True),  # anywhere in the range of the same rate
-        ((0.01, 2.0, 4.02, 10.0, 20.0, 30.0), True),  # half its width farther
-        ((1.0, 2.0, 4.04, 10.0, 20.0, 30.0), False),
-        ((-0.04, 2.0, 3.0, 10.0, 20.0, 30.0), False),
+        ((-3.28, 2.0, 7.28, 10.0, 20.0, 30.0), True),  # twice its width farther, and 0.1 of the end
+        ((1.0, 2.0, 7.32, 10.0, 20.0, 30.0), False),
+        ((-3.32, 2.0, 3.0, 10.0, 20.0, 30.0), False),
         ((10.0, 2.0, 3.0, 1.0, 20.0, 30.0), False),  # the other rate's
         ((math.nan, 2.0, 3.0, 10.0, 20.0, 30.0), False),
     ],
@@ -88,7 +88,7 @@ def test_trained_numbers_lie_in_their_arms_range(values: tuple[float, ...], agre
 
 
 def test_other_cells_of_the_arm_widen_the_range() -> None:
-    far = arm(6.0, 2.0, 3.0, 10.0, 20.0, 30.0)
+    far = arm(8.0, 2.0, 3.0, 10.0, 20.0, 30.0)
     assert agreement.difference(TRAINED, far, RECORDED, [RECORDED]) is not None
     assert (
         agreement.difference(TRAINED, far, RECORDED, [RECORDED, arm(9.0, 2.0, 3.0, 10.0, 20.0, 30.0)]) is None
@@ -97,11 +97,19 @@ def test_other_cells_of_the_arm_widen_the_range() -> None:
 
 def test_what_differs_is_named() -> None:
     said = agreement.difference(TRAINED, arm(1.0, 2.0, 9.0, 10.0, 20.0, 30.0), RECORDED, [RECORDED])
-    assert said == "curve.0 = 9.0, not within 1.0 … 3.0, in the row of seed 3, task lookup"
+    assert said == "loss = 9.0, not within 1.0 … 3.0, in the row of seed 3, task lookup"
     assert agreement.difference(TRAINED, RECORDED[:5], RECORDED, [RECORDED]) == "5 rows, not 6"
     assert agreement.difference(EXACT, [{"a": 1}], [{"b": 1}], []) == (
         "a row of a 1, not of the recorded seed and columns"
     )
+
+
+def test_a_curve_counts_by_its_mean() -> None:
+    shaken = [row | {"curve": row["curve"][::-1]} for row in RECORDED]
+    assert agreement.difference(TRAINED, shaken, RECORDED, [RECORDED]) is None
+    risen = [row | {"curve": [30.0, 30.0]} for row in RECORDED]
+    said = agreement.difference(TRAINED, risen, RECORDED, [RECORDED])
+    assert said.startswith("curve = 30.0, not within 0.75 … 1.75")
 
 
 def test_trained_rows_have_the_recorded_seeds_and_words() -> None:
