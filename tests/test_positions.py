@@ -407,6 +407,7 @@ def test_what_is_no_count_or_base_is_named(call, error, seen):
         call()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_numpys_integers_count_too():
     assert sa.alibi(np.int64(3), np.int64(2), np.uint8(2)).shape == (3, 2, 2)
     assert sa.sinusoidal(np.int8(3), np.int64(4)).shape == (3, 4)

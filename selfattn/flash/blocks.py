@@ -21,6 +21,7 @@ def attend(
 ) -> Any:
     """One tile: its keys in parts, and the average over all of them.
 
+    >>> import numpy as np
     >>> tile = Tile((), slice(0, 1), slice(0, 2), 2)
     >>> q, k, v = np.zeros((1, 1)), np.ones((2, 1)), np.array([[1.0], [3.0]])
     >>> attend(tile, q, k, v, None, scale=1.0, softcap=None, small=True)
@@ -68,6 +69,7 @@ def is_whole(tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any) -> bool:
 def part(tile: Tile, q: Any, k: Any, v: Any, bias: Any) -> tuple[list[Any], list[Any]]:
     """Where the tile is in each array, and what is there; None where there is no bias.
 
+    >>> import numpy as np
     >>> x = np.ones((9, 4))
     >>> at, parts = part(Tile((), slice(3, 5), slice(0, 7), 7), x, x, x, None)
     >>> at[1], parts[1].shape
@@ -86,6 +88,7 @@ def part(tile: Tile, q: Any, k: Any, v: Any, bias: Any) -> tuple[list[Any], list
 def small_scores(q: Any, k: Any, v: Any, scale: float) -> bool:
     """Whether no score is far from zero, as |q · k| ≤ |q| |k| (Cauchy, Schwarz), nor any value huge.
 
+    >>> import numpy as np
     >>> small_scores(np.ones((2, 4)), np.ones((3, 4)), np.ones((3, 1)), scale=0.5)
     True
     """
