@@ -1,9 +1,8 @@
 """What `attention` and its kin accept: every check in one place, each error with what it saw."""
 
-from math import inf
 from typing import Any, NamedTuple
 
-from .arrays import broadcasts, describe, is_array, joined, namespace
+from .arrays import broadcasts, describe, is_array, joined, namespace, number
 from .mask import Mask
 from .scores import default_scale
 
@@ -32,8 +31,8 @@ def fitted(
     Different floating types are promoted to their common one, which is then the result's. A bias doesn't
     count: it takes on the type in which scores are computed, that type or float32.
 
-    Raises `TypeError` for mixed libraries, integers, or a mask that isn't boolean, and `ValueError` for
-    shapes that don't fit or a softcap that is no positive number.
+    Raises `TypeError` for mixed libraries, integers, a mask that isn't boolean, or a scale or softcap that is
+    no number, and `ValueError` for shapes that don't fit, or a softcap that isn't positive.
 
     >>> import numpy as np
     >>> q, k = np.ones((4, 1, 2), np.float32), np.ones((2, 3, 2))
@@ -53,7 +52,8 @@ def fitted(
         except ValueError:
             raise ValueError(f"batch axes must broadcast; got {describe(q=q, k=k, v=v)}") from None
 
-    dtype, full = xp.result_type(*arrays), []
+    same, full = q.dtype == k.dtype == arrays[-1].dtype, []
+    dtype = q.dtype if same else xp.result_type(*arrays)  # which torch can't compile for half precisions
     heads = q.shape[-3] if q.ndim > 2 else 1
     for x in arrays:
         count = x.shape[-3] if x.ndim > 2 else 1
@@ -66,8 +66,8 @@ def fitted(
 
     if q.shape[-1] != k.shape[-1]:
         raise ValueError(f"expected q (..., q_len, d_k) and k (..., kv_len, d_k); got {describe(q=q, k=k)}")
-    if softcap is not None and not 0 < softcap < inf:
-        raise ValueError(f"softcap is a positive number, or None; got {softcap}")
+    if softcap is not None:
+        number("softcap", softcap, positive=True)
     if isinstance(mask, Mask):
         if mask.leading:
             _check_fit((*mask.leading, 1, 1), q, k, mask=mask)
@@ -82,7 +82,7 @@ def fitted(
         _check_fit(bias.shape, q, k, bias=bias)
         if bias.dtype != dtype:
             bias = xp.astype(bias, xp.float32 if xp.finfo(dtype).bits < 32 else dtype)
-    scale = default_scale(q) if scale is None else scale
+    scale = default_scale(q) if scale is None else number("scale", scale)
     return Fitted(q, k, None if v is None else full[2], bias, scale)
 
 

@@ -2,6 +2,8 @@
 
 import operator
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -87,23 +89,49 @@ def joined(*shapes: tuple) -> tuple:
     return tuple(sizes)
 
 
-def integer(name: str, value: Any) -> int:
-    """The value as a Python integer. Raises `TypeError`, with the name and the value, when it is none.
+def integer(name: str, value: Any) -> Any:
+    """The value as a Python integer; a length that torch traces, for any length, stays as it is.
+
+    Raises `TypeError`, with the name and the value, when it is none.
 
     >>> integer("left", np.int64(3))
     3
     """
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is an integer; got {value}")
+    if isinstance(value, int) or type(value).__name__ == "SymInt" or traced(value):
+        return value  # a SymInt is torch's, and to ask for its number would fix it
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is an integer; got {value!r}") from None
 
 
+def number(name: str, value: Any, *, positive: bool = False) -> Any:
+    """The value, a finite real number, as a float. An array is none, unless torch traces it.
+
+    Raises `TypeError` when it is no real number, `ValueError` when it isn't finite or not positive where it
+    should be; the message has the name and the value.
+
+    >>> number("base", 0.0, positive=True)
+    Traceback (most recent call last):
+    ValueError: base is a positive number; got 0.0
+    """
+    if traced(value):
+        return value
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is a number; got {value!r}")
+    if not (0 if positive else -inf) < value < inf:
+        raise ValueError(f"{name} is a {'positive' if positive else 'finite'} number; got {value}")
+    return float(value)
+
+
 def traced(*arguments: Any) -> bool:
     """Whether torch is recording or transforming what is done with these, so that no number may be looked at.
 
     That is so in `torch.compile`, `torch.export` and `torch.jit.trace`, in transforms of `torch.func` such as
-    vmap, for dual numbers of forward-mode derivatives, and for tensors without data (the device "meta").
+    vmap, for batched gradients, for dual numbers of forward-mode derivatives, and for tensors without data:
+    those of the device "meta" and torch's fake ones.
 
     >>> traced(np.zeros(3), None)
     False
@@ -112,23 +140,27 @@ def traced(*arguments: Any) -> bool:
     if not tensors:
         return False
     import torch
-    from torch._C._functorch import is_functorch_wrapped_tensor
+    from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor
+    from torch._subclasses import FakeTensor
     from torch.autograd import forward_ad
 
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return True
     for tensor in tensors:
-        if tensor.is_meta or is_functorch_wrapped_tensor(tensor):
+        if tensor.is_meta or isinstance(tensor, FakeTensor):
+            return True
+        if is_functorch_wrapped_tensor(tensor) or is_legacy_batchedtensor(tensor):
             return True
         if forward_ad.unpack_dual(tensor).tangent is not None:
             return True
     return False
 
 
-def finite(*arrays: Any) -> bool:
+def finite(*arrays: Any, bias: Any = None) -> bool:
     """Whether the arrays surely hold neither NaN nor infinity, nor tensors so large that products overflow.
 
-    False also where numbers may not be looked at (see `traced`), or are so large that their sum is infinite.
+    In a bias, which may be None, -∞ has a meaning, and is as good as finite. False also where numbers may not
+    be looked at (see `traced`), or are so large that their sum is infinite.
 
     >>> finite(np.ones(3)), finite(np.ones(3), np.array([1.0, np.nan]))
     (True, False)
@@ -147,7 +179,9 @@ def finite(*arrays: Any) -> bool:
             with undisturbed(array):
                 if not xp.isfinite(xp.sum(array)):
                     return False
-    return True
+    if bias is None or 0 in bias.shape:
+        return True
+    return not traced(bias) and bool(array_namespace(bias).max(bias) < inf)
 
 
 def undisturbed(array: Any) -> AbstractContextManager:

@@ -56,14 +56,17 @@ def attention_weights(
         if isinstance(mask, Mask):
             mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
 
-        def weights(q: Any, k: Any) -> Any:
+        def weights(q: Any, k: Any, bias: Any = None) -> Any:
             return softmax(logits(q, k, scale, softcap, bias, mask))
 
-        if finite(q, k):
-            return xp.astype(weights(q, k), q.dtype, copy=False)
-        values = xp.zeros_like(k[..., :1])
-        spoilt = showing(lambda q, k, v: weights(q, k) @ v, q, k, values)
-        return xp.astype(weights(cleaned(q), cleaned(k)) + spoilt, q.dtype, copy=False)
+        def sums(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
+            return weights(q, k, bias) @ v
+
+        if finite(q, k, bias=bias):
+            return xp.astype(weights(q, k, bias), q.dtype, copy=False)
+        spoilt = showing(sums, q, k, xp.zeros_like(k[..., :1]), bias)
+        clean = weights(cleaned(q), cleaned(k), without_holes(bias))
+        return xp.astype(clean + spoilt, q.dtype, copy=False)
 
 
 def attention(
@@ -99,27 +102,29 @@ def attention(
         if isinstance(mask, Mask):
             mask = mask.block(slice(0, q.shape[-2]), slice(0, k.shape[-2]), like=q)
 
-        def average(q: Any, k: Any, v: Any) -> Any:
+        def average(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
             weights = softmax(logits(q, k, scale, softcap, bias, mask))
             return weights @ xp.astype(v, weights.dtype, copy=False)
 
-        output = average(q, k, v) if finite(q, k, v) else showing(average, q, k, v)
+        plain = finite(q, k, v, bias=bias)
+        output = average(q, k, v, bias=bias) if plain else showing(average, q, k, v, bias)
         return xp.astype(output, q.dtype, copy=False)
 
 
 def showing(
-    average: Callable[[Any, Any, Any], Any],
+    average: Callable[..., Any],
     q: Any,
     k: Any,
     v: Any,
-    seeing: Callable[[Any, Any, Any], Any] | None = None,
+    bias: Any = None,
+    seeing: Callable[..., Any] | None = None,
 ) -> Any:
     """An average of the values in which a NaN or an infinity shows where it may be seen, and nowhere else.
 
     Zero times NaN is NaN: in plain products a number that isn't finite would reach outputs, and gradients,
     of queries that give it no weight. So the average is taken of what is finite; and another one, of marks on
     the rest at equal scores, finds whose outputs are to be NaN. `seeing` takes that average, where the first
-    one has a feature map of its own or drops weights.
+    one has a feature map of its own or drops weights. Where there is a bias both take it by its name.
 
     >>> import numpy as np
     >>> x = np.array([[1.0], [np.nan]])
@@ -128,12 +133,19 @@ def showing(
            [nan]])
     """
     xp = array_namespace(q)
-    marks = ~xp.isfinite(v) | ~xp.all(xp.isfinite(k), axis=-1, keepdims=True)
-    marks = xp.concat([marks, xp.ones_like(marks[..., :1])], axis=-1)  # the last one is of every key
-    seeing = average if seeing is None else seeing
-    seen = seeing(xp.zeros_like(q), xp.zeros_like(k), xp.astype(marks, q.dtype)) > 0
+    seeing, options = average if seeing is None else seeing, {}
+    nothing, marks = (xp.zeros_like(q), xp.zeros_like(k)), ~xp.all(xp.isfinite(k), axis=-1, keepdims=True)
+    marks = ~xp.isfinite(v) | marks
+    every = xp.ones_like(xp.any(marks, axis=-1, keepdims=True))  # is marked last: values may have no width
+    marks = xp.astype(xp.concat([marks, every], axis=-1), q.dtype)
+    if bias is not None:
+        options["bias"] = without_holes(bias)
+    seen = seeing(*nothing, marks, **options) > 0
     spoilt = seen[..., :-1] | (seen[..., -1:] & ~xp.all(xp.isfinite(q), axis=-1, keepdims=True))
-    return xp.where(spoilt, xp.nan, average(cleaned(q), cleaned(k), cleaned(v)))
+    if bias is not None:
+        holes = xp.where(bias < xp.inf, -xp.inf, xp.zeros_like(bias))
+        spoilt = spoilt | (seeing(*nothing, xp.ones_like(v), bias=holes) > 0)
+    return xp.where(spoilt, xp.nan, average(cleaned(q), cleaned(k), cleaned(v), **options))
 
 
 def cleaned(x: Any) -> Any:
@@ -145,3 +157,13 @@ def cleaned(x: Any) -> Any:
     """
     xp = array_namespace(x)
     return xp.where(xp.isfinite(x), x, 0.0)
+
+
+def without_holes(bias: Any) -> Any:
+    """Zeros in place of NaN and ∞ in a bias, in which -∞ has a meaning; None for None.
+
+    >>> import numpy as np
+    >>> without_holes(np.array([1.0, np.nan, -np.inf]))
+    array([  1.,   0., -inf])
+    """
+    return None if bias is None else array_namespace(bias).where(bias < float("inf"), bias, 0.0)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from .arguments import fitted
 from .arrays import describe, finite, joined, namespace, undisturbed
-from .attention import attention, attention_weights, cleaned
+from .attention import attention, attention_weights, cleaned, without_holes
 from .scores import scaled_dot_product
 from .softmax import softmax_backward
 
@@ -74,10 +74,11 @@ def attention_backward(
         if gradient.shape != (*batch, q.shape[-2], v.shape[-1]):
             seen = describe(gradient=gradient, q=q, k=k, v=v)
             raise ValueError(f"gradient must have the output's shape; got {seen}")
-        if not finite(q, k, v):
+        if not finite(q, k, v, bias=bias):
             output = attention(q, k, v, scale=scale, **options)
             gradient = xp.where(xp.isfinite(output), gradient, 0.0)
             q, keys, values = cleaned(q), cleaned(keys), cleaned(values)
+            options["bias"] = without_holes(bias)
         weights = attention_weights(q, keys, scale=scale, **options)
         biased = softmax_backward(weights, gradient @ values.mT)
         scores = biased

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxtyping import Float
 
-from .arrays import describe, namespace
+from .arrays import describe, integer, namespace
 from .attention import attention
 
 
@@ -16,13 +16,13 @@ def split_heads(
 
     Shapes: `x` ``(..., n, h * d)``; the result ``(..., h, n, d)``. Head 0 gets the first d features.
 
-    Raises `ValueError` when `num_heads` doesn't divide the width.
+    Raises `TypeError` when `num_heads` is no integer, `ValueError` when it doesn't divide the width.
 
     >>> import numpy as np
     >>> split_heads(np.arange(8.0).reshape(2, 4), 2).tolist()
     [[[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]]]
     """
-    xp = namespace(x=x)
+    xp, num_heads = namespace(x=x), integer("num_heads", num_heads)
     if x.ndim < 2 or num_heads < 1 or x.shape[-1] % num_heads:
         wanted = f"{num_heads} heads must divide the last axis of (..., n, width)"
         raise ValueError(f"{wanted}; got {describe(x=x)}")

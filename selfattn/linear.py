@@ -66,16 +66,16 @@ def linear_attention(
     """
     xp = namespace(q=q, k=k, v=v)
     with undisturbed(q):
-        features_q, features_k, values = _features(q, k, v, feature_map, causal)
+        features_q, features_k, values, dtype = _features(q, k, v, feature_map, causal)
         if not causal:
             s, z = _sums(features_k, values)
-            return xp.astype(_ratio(features_q @ s, features_q @ z), xp.result_type(q, k, v))
+            return xp.astype(_ratio(features_q @ s, features_q @ z), dtype)
         n, state, outputs = q.shape[-2], None, []
         for start in range(0, max(n, 1), CHUNK):
             now = (..., slice(start, min(start + CHUNK, n)), slice(None))
             state, output = _advance(state, features_q[now], features_k[now], values[now])
             outputs.append(output)
-        return xp.astype(xp.concat(outputs, axis=-2), xp.result_type(q, k, v))
+        return xp.astype(xp.concat(outputs, axis=-2), dtype)
 
 
 def linear_attention_step(
@@ -104,21 +104,22 @@ def linear_attention_step(
     """
     xp = namespace(q=q, k=k, v=v)
     with undisturbed(q):
-        state, output = _advance(state, *_features(q, k, v, feature_map, causal=True))
-        return state, xp.astype(output, xp.result_type(q, k, v))
+        *features, dtype = _features(q, k, v, feature_map, causal=True)
+        state, output = _advance(state, *features)
+        return state, xp.astype(output, dtype)
 
 
 def _features(
     q: Any, k: Any, v: Any, feature_map: Callable[[Any], Any], causal: bool
-) -> tuple[Any, Any, Any]:
-    """Features of queries and of keys, and values, one head a query head, in float32 at least."""
+) -> tuple[Any, Any, Any, Any]:
+    """Features of queries and of keys, and values, in float32 at least, and the type of the result."""
     q, k, v, *_ = fitted(q, k, v)
     if causal and q.shape[-2] != k.shape[-2]:
         raise ValueError(f"causal queries and keys need equal lengths; got {describe(q=q, k=k)}")
-    xp = namespace(q=q)
-    if xp.finfo(q.dtype).bits < 32:
+    xp, dtype = namespace(q=q), q.dtype
+    if xp.finfo(dtype).bits < 32:
         q, k, v = (xp.astype(x, xp.float32) for x in (q, k, v))
-    return feature_map(q), feature_map(k), v
+    return feature_map(q), feature_map(k), v, dtype
 
 
 def _sums(features_k: Any, values: Any) -> LinearState:
@@ -149,4 +150,4 @@ def _advance(state: LinearState | None, q: Any, k: Any, v: Any) -> tuple[LinearS
         n = v.shape[-2]
         return xp.tril(xp.ones((n, n), dtype=v.dtype, device=device(v))) @ v
 
-    return sums, average(q, k, v) if finite(q, k, v) else showing(average, q, k, v, seeing)
+    return sums, average(q, k, v) if finite(q, k, v) else showing(average, q, k, v, seeing=seeing)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from .arrays import describe, integer, is_array, joined
+from .arrays import describe, integer, is_array, joined, traced
 
 END = 2**61  # behind every key, and so small that sums of a few such numbers don't overflow
 
@@ -81,16 +81,26 @@ class Mask:
     def __setattr__(self, name: str, value: Any) -> None:
         raise FrozenInstanceError(f"cannot assign to field {name!r}")
 
+    @property
+    def traced(self) -> bool:
+        """Whether torch records or transforms what is done with a number that it holds."""
+        for field in vars(self).values():
+            if field.traced if isinstance(field, Mask) else traced(field):
+                return True
+        return False
+
     def dense(self, q_len: int, kv_len: int, like: Any = None) -> Any:
         """The rule as a boolean array ``(..., q_len, kv_len)``, in the library and on the device of `like`.
 
-        Without `like` it is a NumPy array. Raises `TypeError` when the predicate returns anything else.
+        Without `like` it is a NumPy array. Raises `TypeError` when the predicate returns anything else, or a
+        length is no integer.
 
         >>> from selfattn import causal
         >>> causal.dense(2, 3)
         array([[ True, False, False],
                [ True,  True, False]])
         """
+        q_len, kv_len = integer("q_len", q_len), integer("kv_len", kv_len)
         return self.block(slice(0, q_len), slice(0, kv_len), like)
 
     def block(self, queries: slice, keys: slice, like: Any = None) -> Any:
@@ -134,13 +144,15 @@ class Mask:
     def shift(self, offset: int) -> "Mask":
         """The same rule for queries that start at position `offset`: query i stands at i + offset.
 
-        Raises `TypeError` when the offset is no integer.
+        Raises `TypeError` when the offset is no integer, `ValueError` when no sequence is that long.
 
         >>> from selfattn import causal
         >>> causal.shift(2).dense(1, 4)
         array([[ True,  True,  True, False]])
         """
         offset = integer("offset", offset)
+        if not -END <= offset <= END:
+            raise ValueError(f"an offset lies between -2**61 and 2**61; got {offset}")
         return Shifted(self, offset) if offset else self
 
     def __and__(self, other: "Mask") -> "Mask":

@@ -230,7 +230,7 @@ def _integers(name: str, numbers: Any) -> Any:
     array = np.asarray(to_device(numbers, "cpu") if is_torch_array(numbers) else numbers).copy()
     if array.size == 0:
         return array.astype(np.int64)  # an empty list makes floats
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise TypeError(f"{name} are integers; got {array.dtype}")
     return array
 

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from jaxtyping import Float, Int
 
-from .arrays import broadcasts, describe, is_array, namespace
+from .arrays import broadcasts, describe, integer, is_array, namespace, number
 
 
 def sinusoidal(n: int, d: int, *, like: Any = None) -> Float[Any, "{n} {d}"]:
@@ -16,12 +16,14 @@ def sinusoidal(n: int, d: int, *, like: Any = None) -> Float[Any, "{n} {d}"]:
     .. math:: P_{p,\,2i} = \sin(p / 10000^{2i/d}), \qquad P_{p,\,2i+1} = \cos(p / 10000^{2i/d})
 
     (Vaswani et al. 2017, section 3.5.) The library, type and device are those of `like`, or else NumPy's
-    float64. Raises `ValueError` when n is negative, or d odd or not positive.
+    float64. Raises `TypeError` when n or d is no integer, `ValueError` when n is negative, or d odd or not
+    positive.
 
     >>> sinusoidal(2, 4).round(2)
     array([[0.  , 1.  , 0.  , 1.  ],
            [0.84, 0.54, 0.01, 1.  ]])
     """
+    n, d = integer("n", n), integer("d", d)
     if n < 0 or d < 2 or d % 2:
         raise ValueError(f"expected n >= 0 and an even, positive d; got n={n}, d={d}")
     like = np.empty(0) if like is None else like
@@ -53,14 +55,15 @@ def rotary(
     Shapes: `x` ``(..., n, d)``, and so the result; `positions` ``(n,)``, or whatever broadcasts to
     ``(..., n)``: an array of integers or real numbers, negative ones too. Angles are taken in float64,
     since float32 is too coarse at far positions; half precisions are turned in float32. Raises `TypeError`
-    for integers in `x` or mixed libraries, `ValueError` when r is odd or too wide or the positions don't fit.
+    for integers in `x` or mixed libraries, `ValueError` when r is odd or too wide, the positions don't fit or
+    the base isn't positive.
 
     >>> rotary(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])).round(2)
     array([[1.  , 0.  ],
            [0.54, 0.84]])
     """
     xp = namespace(x=x)
-    rotary_dim = x.shape[-1] if rotary_dim is None else rotary_dim
+    rotary_dim = x.shape[-1] if rotary_dim is None else integer("rotary_dim", rotary_dim)
     if rotary_dim % 2 or not 0 < rotary_dim <= x.shape[-1]:
         seen = f"rotary_dim={rotary_dim}, {describe(x=x)}"
         raise ValueError(f"an even number of x's features can turn; got {seen}")
@@ -71,7 +74,7 @@ def rotary(
         seen = describe(x=x, positions=positions)
         raise ValueError(f"positions must broadcast to the (..., n) of x; got {seen}")
     wide = xp.float32 if xp.finfo(x.dtype).bits < 32 else x.dtype
-    angles = _angles(positions, rotary_dim, base)
+    angles = _angles(positions, rotary_dim, number("base", base, positive=True))
     cos, sin = xp.astype(xp.cos(angles), wide), xp.astype(xp.sin(angles), wide)
     first, second = slice(rotary_dim // 2), slice(rotary_dim // 2, rotary_dim)
     if interleaved:
@@ -100,12 +103,14 @@ def alibi(
 
     The queries are the last of the positions, as with a key-value cache; the causal mask that goes with
     them is ``causal.shift(kv_len - q_len)``. The library, type and device are those of `like`, or else
-    NumPy's float64. Raises `ValueError` for no head, or for more queries than keys.
+    NumPy's float64. Raises `TypeError` for counts that are no integers, `ValueError` for no head, or for more
+    queries than keys.
 
     >>> alibi(2, 2, 3)[0]
     array([[-0.0625,  0.    , -0.0625],
            [-0.125 , -0.0625,  0.    ]])
     """
+    num_heads = integer("num_heads", num_heads)
     if num_heads < 1:
         raise ValueError(f"expected one head or more; got num_heads={num_heads}")
     like = np.empty(0) if like is None else like
@@ -138,16 +143,17 @@ def relative_buckets(
     `num_buckets` and :math:`\delta = \max(i - j, 0)`. With a table ``(num_buckets, heads)`` the bias is
     ``table[buckets]``, its last axis moved to the front. The queries are the last positions, as in `alibi`.
 
-    The library and device are those of `like`, or else NumPy's. Raises `ValueError` for more queries than
-    keys, or when `max_distance` and the number of buckets don't fit.
+    The library and device are those of `like`, or else NumPy's. Raises `TypeError` for counts that are no
+    integers, `ValueError` for more queries than keys, or when `max_distance` and `num_buckets` don't fit.
 
     >>> relative_buckets(2, 4, num_buckets=8, max_distance=4)
     array([[2, 1, 0, 5],
            [3, 2, 1, 0]])
     """
+    num_buckets = integer("num_buckets", num_buckets)
     n = num_buckets // 2 if bidirectional else num_buckets
     exact = n // 2
-    if not 0 < exact < max_distance:
+    if not 0 < exact < number("max_distance", max_distance):
         seen = f"{exact} exact ones, {num_buckets=}, {max_distance=}, {bidirectional=}"
         raise ValueError(f"expected 0 < exact buckets < max_distance; got {seen}")
     like = np.empty(0) if like is None else like
@@ -170,6 +176,7 @@ def _angles(positions: Any, width: int, base: float) -> Any:
 
 def _offsets(q_len: int, kv_len: int, like: Any) -> Any:
     """Key position minus query position, ``(q_len, kv_len)``."""
+    q_len, kv_len = integer("q_len", q_len), integer("kv_len", kv_len)
     if not 0 <= q_len <= kv_len:
         raise ValueError(f"queries are the last of the keys' positions; got q_len={q_len}, kv_len={kv_len}")
     j = array_namespace(like).arange(kv_len, device=device(like))

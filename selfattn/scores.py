@@ -1,11 +1,12 @@
 """How well does a query match a key? Five published scores, and how a score becomes a logit."""
 
+from numbers import Real
 from typing import Any
 
 from array_api_compat import array_namespace
 from jaxtyping import Float
 
-from .arrays import describe, namespace
+from .arrays import describe, is_array, namespace, number, traced
 
 
 def dot_product(
@@ -50,7 +51,7 @@ def scaled_dot_product(
     array([[2., 2.]])
     """
     namespace(q=q, k=k)
-    scale = default_scale(q) if scale is None else scale
+    scale = default_scale(q) if scale is None else number("scale", scale)
     return dot_product(scale * q, k)
 
 
@@ -110,14 +111,20 @@ def cosine(
     .. math:: s_{ij} = \frac{1}{\tau}\,\frac{q_i \cdot k_j}{|q_i|\,|k_j|}
 
     (Graves, Wayne and Danihelka 2014, eq. 6, with :math:`\beta = 1/\tau`.) A vector of length zero
-    has cosine zero with everything. `temperature` is a positive number, or an array that broadcasts.
-    Shapes and errors: see `dot_product`.
+    has cosine zero with everything. `temperature` is a positive number, or an array of such that broadcasts;
+    `TypeError` and `ValueError` say what else it was. Shapes and other errors: see `dot_product`.
 
     >>> import numpy as np
     >>> cosine(np.array([[3.0, 0.0]]), np.array([[1.0, 1.0], [0.0, 5.0]])).round(3)
     array([[0.707, 0.   ]])
     """
     xp = namespace(q=q, k=k)
+    if isinstance(temperature, Real):
+        number("temperature", temperature, positive=True)
+    elif not is_array(temperature, xp, ("integral", "real floating")):
+        raise TypeError(f"temperature is a number, or an array of q's library; got {temperature!r}")
+    elif not traced(temperature) and not xp.all(temperature > 0):
+        raise ValueError(f"temperatures are positive; got {temperature}")
 
     def direction(x: Any) -> Any:
         largest = xp.max(xp.abs(x), axis=-1, keepdims=True)  # x squared might overflow

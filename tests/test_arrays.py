@@ -10,6 +10,7 @@ import torch
 from array_api_compat import array_namespace
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import selfattn as sa
 from selfattn.arrays import (
@@ -20,6 +21,7 @@ from selfattn.arrays import (
     is_array,
     joined,
     namespace,
+    number,
     traced,
     undisturbed,
 )
@@ -115,10 +117,34 @@ def test_any_integer_will_do(value):
     assert integer("n", value) == 3
 
 
-@pytest.mark.parametrize("value", [3.0, "3", None, np.float64(3), [3]], ids=type)
+@pytest.mark.parametrize("value", [3.0, "3", None, np.float64(3), [3], True], ids=type)
 def test_what_is_no_integer_is_named(value):
     with pytest.raises(TypeError, match=re.escape(f"n is an integer; got {value!r}")):
         integer("n", value)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int8(2)], ids=type)
+def test_any_real_number_will_do(value):
+    assert type(number("x", value, positive=True)) is float
+    assert number("x", -value) == -2
+
+
+@pytest.mark.parametrize("value", ["2", None, 2j, [2.0], np.array(2.0), torch.tensor(2.0)], ids=type)
+def test_what_is_no_number_is_named(value):
+    with pytest.raises(TypeError, match=re.escape(f"x is a number; got {value!r}")):
+        number("x", value)
+
+
+@pytest.mark.parametrize("value", [0, -0.0, -1, np.inf, np.nan])
+def test_what_is_not_positive_is_named(value):
+    with pytest.raises(ValueError, match=re.escape(f"x is a positive number; got {value}")):
+        number("x", value, positive=True)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_is_named(value):
+    with pytest.raises(ValueError, match=re.escape(f"x is a finite number; got {value}")):
+        number("x", value)
 
 
 class TestTraced:
@@ -135,13 +161,20 @@ class TestTraced:
         torch.func.vmap(watch)(x)
         torch.func.grad(watch)(x)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is deprecated, and used
-            torch.jit.trace(watch, x)
-        with torch.autograd.forward_ad.dual_level():
-            watch(torch.autograd.forward_ad.make_dual(x, x))
+            warnings.simplefilter("ignore")  # it is deprecated, and used, by torch too
+            torch.jit.trace(watch, x, check_trace=False)
+            with torch.autograd.forward_ad.dual_level():
+                watch(torch.autograd.forward_ad.make_dual(x, x))
+        with FakeTensorMode() as mode:
+            watch(mode.from_tensor(x))
+        y = x.clone().requires_grad_()
+        y.register_hook(lambda x: (watch(x), x)[1])
+        torch.autograd.grad(2 * y, y, torch.eye(3), is_grads_batched=True)
         watch(torch.ones(3, device="meta"))
-        torch.compile(watch, backend="eager", fullgraph=True)(x)
-        assert seen == [True] * 6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it tells of caches that it looks through
+            torch.compile(watch, backend="eager", fullgraph=True)(x)
+        assert seen == [True] * 8
         watch(x)
         assert not seen[-1]
 
@@ -151,6 +184,14 @@ class TestFinite:
     def test_one_number_spoils_all(self, like, wrong):
         assert finite(like([1.0, -2.0]), like([[3.0]]))
         assert not finite(like([1.0]), like([2.0, wrong, 3.0]))
+
+    def test_a_bias_may_forbid(self, like):
+        x = like([1.0])
+        assert finite(x, bias=like([-np.inf, 2.0]))
+        assert finite(x, bias=like(np.ones((0, 2))))
+        assert not finite(x, bias=like([1.0, np.inf]))
+        assert not finite(x, bias=like([np.nan, 1.0]))
+        assert not finite(x, bias=torch.ones(1, device="meta"))
 
     def test_infinities_do_not_cancel(self, like):
         assert not finite(like([np.inf, -np.inf]))

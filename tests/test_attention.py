@@ -320,6 +320,24 @@ class TestErrors:
                 ):
                     attend(**arguments)
 
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+    @pytest.mark.parametrize("name", ["scale", "softcap"])
+    def test_what_is_no_number(self, like, attend, name):
+        x = like(np.ones((2, 2)))
+        for wrong in ("2", like([1.0, 2.0]), like(2.0)):
+            with pytest.raises(TypeError, match=re.escape(f"{name} is a number; got {wrong!r}")):
+                attend(x, x, x, **{name: wrong})
+        for wrong in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=f"{name} is a .* number; got {wrong}"):
+                attend(x, x, x, **{name: wrong})
+
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+    @pytest.mark.parametrize("wrong", [0, -0.0, -5.0])
+    def test_a_softcap_is_positive(self, like, attend, wrong):
+        x = like(np.ones((2, 2)))
+        with pytest.raises(ValueError, match=f"softcap is a positive number; got {wrong}"):
+            attend(x, x, x, softcap=wrong)
+
     @pytest.mark.parametrize("wrong", ["float64", "int64", "list", "another library's"])
     def test_what_is_no_mask(self, like, xp, wrong):
         x, mask = like(np.ones((2, 2))), np.ones((2, 2), bool)

@@ -1,5 +1,7 @@
 import operator
 import tracemalloc
+import warnings
+from itertools import product
 
 import array_api_strict
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 import selfattn as sa
@@ -420,6 +423,176 @@ class TestWhatIsNeverComputed:
             assert sa.flash_attention(*normal(3, 60, 4), mask=mask).shape == (60, 4)
 
 
+SEEN = {  # rules for nine queries and keys, of which some see only a part
+    "all": None,
+    "causal": sa.causal,
+    "window": sa.sliding_window(2),
+    "padding": sa.padding([3, 8]),
+    "documents": sa.documents([0, 0, 0, 1, 1, 1, 1, 2, 2]),
+    "documents in pieces": sa.documents([0, 1, 0, 1, 2, 2, 0, 1, 1]),
+    "not": ~sa.sliding_window(1),
+    "predicate": sa.causal & sa.Mask(lambda i, j: (i + j) % 2 == 0),
+    "array of each head": np.random.default_rng(1).random((2, 2, 9, 9)) < 0.5,
+    "nothing": sa.padding(0),
+}
+
+
+def dense(mask):
+    """Who sees whom, ``(2, 2, 9, 9)``."""
+    mask = mask.dense(9, 9) if isinstance(mask, sa.Mask) else np.True_ if mask is None else mask
+    return np.broadcast_to(mask, (2, 2, 9, 9))
+
+
+@pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+class TestWhatIsNoNumber:
+    """It makes NaN of every output that may see it, and reaches no other, nor a gradient."""
+
+    @pytest.mark.parametrize(
+        ("wrong", "options"),
+        [(np.nan, {}), (np.inf, {"softcap": 2.0}), (-np.inf, {})],
+        ids=["nan", "inf", "-inf"],
+    )
+    @pytest.mark.parametrize("name", ["q", "k", "v", "bias"])
+    @pytest.mark.parametrize("rule", SEEN)
+    def test_shows_where_it_is_seen(self, normal, attend, rule, name, wrong, options):
+        allowed, at = dense(SEEN[rule]).copy(), (1, 0, 4, 2)
+        given = {x: normal(2, 2, 9, 4) for x in "qkv"} | {"bias": normal(2, 2, 9, 9)}
+        given["bias"][:, :, 6, :3] = -np.inf
+        allowed[:, :, 6, :3] = False
+        given[name][at] = wrong
+        spoilt = np.zeros((2, 2, 9, 4), bool)
+        if name == "q":
+            spoilt[1, 0, 4] = allowed[1, 0, 4].any()
+        elif name == "bias":
+            spoilt[1, 0, 4] = allowed[1, 0, 4, 2] and wrong != -np.inf  # which forbids
+        else:
+            spoilt[1, 0, :, 2 if name == "v" else slice(None)] = allowed[1, 0, :, 4, None].squeeze(-1)[
+                (..., None) if name == "k" else ...
+            ]
+        mask, good = SEEN[rule], {x: np.where(np.isnan(y) | (y == np.inf), 0, y) for x, y in given.items()}
+        if name != "bias":
+            good[name][at] = 0
+        expected = np.where(spoilt, np.nan, sa.attention(**good, mask=mask, **options))
+        with np.errstate(all="raise"):
+            assert_allclose(attend(**given, mask=mask, **options), expected, atol=1e-12)
+        found = {x: torch.tensor(y, requires_grad=True) for x, y in given.items()}
+        right = {x: torch.tensor(y, requires_grad=True) for x, y in good.items()}
+        mask = torch.tensor(mask) if isinstance(mask, np.ndarray) else mask
+        output = attend(**found, mask=mask, **options)
+        assert_allclose(output.detach(), expected, atol=1e-12)
+        cotangent = torch.tensor(normal(2, 2, 9, 4))
+        ours = torch.autograd.grad(output, list(found.values()), cotangent)
+        cotangent = torch.where(torch.tensor(spoilt), 0, cotangent)
+        output = sa.attention(**right, mask=mask, **options)
+        theirs = torch.autograd.grad(output, list(right.values()), cotangent)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_allclose(one, other, atol=1e-12)
+
+    def test_values_without_a_width_cannot_show_it(self, like, attend):
+        q, v = like([[np.nan, 1.0]]), like(np.ones((1, 0)))
+        assert attend(q, q, v).shape == (1, 0)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("scale", [0.0, -0.7])
+    @pytest.mark.parametrize("rule", SEEN)
+    def test_a_scale_need_not_be_positive(self, normal, rule, scale):
+        q, k, v = (torch.tensor(normal(2, 2, 9, 4)) for _ in range(3))
+        allowed = torch.tensor(dense(SEEN[rule]))
+        weights = torch.exp(scale * q @ k.mT) * allowed
+        expected = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300) @ v
+        mask = allowed if isinstance(SEEN[rule], np.ndarray) else SEEN[rule]
+        assert_allclose(sa.flash_attention(q, k, v, mask=mask, scale=scale), expected, atol=1e-12)
+
+    @pytest.mark.parametrize("rule", ["all", "causal", "window", "not"])
+    def test_queries_without_a_width_see_all_alike(self, like, normal, rule):
+        q, v = like(np.ones((2, 2, 9, 0))), like(normal(2, 2, 9, 3))
+        expected = np.stack([[dense(SEEN[rule])[0, 0] @ x for x in y] for y in np.asarray(v)])
+        expected /= dense(SEEN[rule]).sum(-1, keepdims=True).clip(1)
+        assert_allclose(sa.flash_attention(q, q, v, mask=SEEN[rule]), expected, atol=1e-12)
+        assert sa.flash_attention(q, q, q, mask=SEEN[rule]).shape == (2, 2, 9, 0)
+
+    @pytest.mark.parametrize("rule", ["all", "causal", "window", "documents", "not"])
+    def test_an_empty_batch_gives_an_empty_result(self, like, rule):
+        x = like(np.ones((0, 2, 9, 4)))
+        assert sa.flash_attention(x, x, x, mask=SEEN[rule]).shape == (0, 2, 9, 4)
+
+    @pytest.mark.parametrize("kind", ["float16", "float32", "float64"])
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+    def test_the_lowest_number_as_a_bias_raises_nothing(self, normal, attend, kind):
+        q, k, v = (x.astype(kind) for x in normal(3, 9, 4))
+        bias = np.where(np.tri(9, dtype=bool), 0, np.finfo(kind).min).astype(kind)
+        exact = sa.attention(*(x.astype(float) for x in (q, k, v)), mask=sa.causal)
+        with np.errstate(all="raise"):
+            output = attend(q, k, v, bias=bias)
+        assert output.dtype == kind
+        assert_allclose(output, exact, atol=8 * np.finfo(kind).eps)
+
+    @pytest.mark.parametrize("kinds", list(product(["float16", "bfloat16", "float32", "float64"], repeat=4)))
+    def test_mixed_types_are_promoted_and_a_bias_is_not_counted(self, normal, kinds):
+        q, k, v = (torch.tensor(normal(9, 4), dtype=getattr(torch, kind)) for kind in kinds[:3])
+        bias = torch.tensor(normal(9, 9), dtype=getattr(torch, kinds[3]))
+        kind = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
+        exact = sa.attention(q.double(), k.double(), v.double(), bias=bias.double(), mask=sa.causal)
+        for attend in (sa.attention, sa.flash_attention):
+            output = attend(q, k, v, bias=bias, mask=sa.causal)
+            assert output.dtype == kind
+            assert_allclose(output.double(), exact, atol=8 * torch.finfo(kind).eps)
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 1.5}], ids=["plain", "softcap"])
+@pytest.mark.parametrize("biased", [False, True], ids=["without bias", "bias"])
+@pytest.mark.parametrize("rule", SEEN)
+class TestDerivatives:
+    """Of any order, of all inputs, through several tiles and through one, they are those of `attention`."""
+
+    def problem(self, normal, rule, biased, options):
+        inputs = [torch.tensor(normal(*shape)) for shape in [(2, 2, 9, 3), (2, 1, 9, 3), (2, 1, 9, 2)]]
+        inputs += [torch.tensor(normal(2, 9, 9))] * biased
+        mask = torch.tensor(SEEN[rule]) if isinstance(SEEN[rule], np.ndarray) else SEEN[rule]
+
+        def loss(attend, *inputs):
+            bias = inputs[3] if biased else None
+            return (attend(*inputs[:3], mask=mask, bias=bias, **options) ** 2).sum()
+
+        return inputs, loss
+
+    def same(self, ours, theirs):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_allclose(one.detach(), other.detach(), atol=1e-9)
+
+    def test_penalties_and_what_comes_after(self, normal, rule, biased, options):
+        inputs, loss = self.problem(normal, rule, biased, options)
+        inputs, found = [x.requires_grad_() for x in inputs], []
+        for attend in (sa.attention, sa.flash_attention):
+            first = loss(attend, *inputs)
+            second = sum((x**2).sum() for x in torch.autograd.grad(first, inputs, create_graph=True))
+            third = torch.autograd.grad(second, inputs, create_graph=True)
+            again = torch.autograd.grad(first, inputs, retain_graph=True)
+            last = torch.autograd.grad(sum((x**2).sum() for x in third), inputs, allow_unused=True)
+            found.append([*third, *again, *(x for x in last if x is not None)])
+        self.same(*found)
+
+    def test_forward_mode(self, normal, rule, biased, options):
+        inputs, loss = self.problem(normal, rule, biased, options)
+        found = []
+        for attend in (sa.attention, sa.flash_attention):
+            with torch.autograd.forward_ad.dual_level(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, as it loads its rules
+                duals = [torch.autograd.forward_ad.make_dual(x, x.flip(-1)) for x in inputs]
+                found.append([torch.autograd.forward_ad.unpack_dual(loss(attend, *duals)).tangent])
+        self.same(*found)
+
+    def test_batched_gradients(self, normal, rule, biased, options):
+        inputs, loss = self.problem(normal, rule, biased, options)
+        inputs, found = [x.requires_grad_() for x in inputs], []
+        for attend in (sa.attention, sa.flash_attention):
+            output = loss(attend, *inputs) * torch.ones(3)
+            output = torch.autograd.grad(output, inputs, torch.eye(3), is_grads_batched=True)
+            found.append(output)
+        self.same(*found)
+
+
 class TestTracing:
     @pytest.mark.parametrize("mask", [None, sa.causal, sa.sliding_window(5), np.tri(60, dtype=bool)])
     def test_vmap_and_the_gradient_under_it(self, normal, mask):
@@ -433,6 +606,31 @@ class TestTracing:
         one = torch.func.grad(loss(sa.flash_attention), (0, 1, 2))
         for found, gradient in zip(torch.func.vmap(one)(q, k, v), expected, strict=True):
             assert_allclose(found.detach(), gradient, atol=1e-12)
+
+    @pytest.mark.parametrize(
+        ("rule", "numbers"), [(sa.padding, [3, 9]), (sa.documents, [[0, 1] * 4 + [1], [2] * 9])]
+    )
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention])
+    def test_vmap_over_the_numbers_of_a_rule(self, normal, attend, rule, numbers):
+        q, k, v = (torch.tensor(normal(2, 9, 4)) for _ in range(3))
+
+        def one(numbers):
+            return attend(q, k, v, mask=sa.causal & ~~rule(numbers))
+
+        expected = np.stack([one(torch.tensor(x)) for x in numbers])
+        assert_allclose(torch.func.vmap(one)(torch.tensor(numbers)), expected, atol=1e-12)
+
+    def test_fake_tensors_have_a_shape(self):
+        with FakeTensorMode() as mode:
+            x, lengths = mode.from_tensor(torch.ones(2, 2, 9, 4)), mode.from_tensor(torch.tensor([3, 9]))
+            for mask in (None, sa.sliding_window(2), sa.padding(lengths), sa.documents([0] * 9)):
+                assert sa.flash_attention(x, x, x, mask=mask).shape == (2, 2, 9, 4)
+
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention, sa.linear_attention])
+    def test_one_type_asks_for_no_promotion(self, monkeypatch, attend):
+        x = torch.ones(2, 9, 4, dtype=torch.bfloat16)
+        monkeypatch.setattr(torch, "result_type", None)  # torch.compile breaks its graph there
+        assert attend(x, x, x).dtype == torch.bfloat16
 
     @pytest.mark.parametrize("name", ["q", "k", "v", "mask", "bias"])
     def test_vmap_over_one_argument_alone(self, normal, name):

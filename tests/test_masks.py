@@ -1,6 +1,10 @@
+import copy
+import io
 import operator
+import pickle
+from dataclasses import FrozenInstanceError
 from functools import partial
-from itertools import count
+from itertools import count, product
 
 import array_api_strict
 import numpy as np
@@ -106,8 +110,15 @@ class TestAlgebra:
     def test_shifts_add_up(self, a, n, first, second):
         assert_array_equal(a.shift(first).shift(second).dense(n, n), a.shift(first + second).dense(n, n))
 
-    def test_a_window_without_end_is_causal(self):
-        assert_array_equal(sa.sliding_window(10).dense(6, 6), sa.causal.dense(6, 6))
+    @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.parametrize("end", [10, 2**61, 2**63 - 1, 2**63, 2**99, np.uint64(2**64 - 1)])
+    def test_a_window_without_end_is_causal(self, like, end):
+        dense, x = sa.causal.dense(6, 6), like([0.0])
+        assert_array_equal(sa.sliding_window(end).dense(6, 6, like=x), dense)
+        assert_array_equal(sa.sliding_window(0, end).dense(6, 6, like=x), dense.T)
+        assert_array_equal(sa.sliding_window(end).shift(2).dense(4, 6, like=x), dense[2:])
+        assert_array_equal(sa.sliding_window(end).interval(3, 9)[:2], [[0, 0, 0], [1, 2, 3]])
+        assert_array_equal(sa.sliding_window(0, end).interval(3, 9)[:2], [[0, 1, 2], [9, 9, 9]])
 
 
 class TestInterval:
@@ -216,6 +227,24 @@ class TestDocuments:
         apart = [sa.attention(q[:, part], k[:, part], v[:, part]) for part in (slice(0, 3), slice(3, 5))]
         assert_allclose(packed, np.concatenate(apart, axis=1), atol=1e-12)
 
+    @pytest.mark.parametrize("kind", ["int8", "uint8", "uint16", "uint32", "int64", "uint64"])
+    @pytest.mark.parametrize("library", [np, torch], ids=["numpy", "torch"])
+    def test_of_every_width(self, like, library, kind):
+        last = np.iinfo(kind).max
+        ids = library.asarray(np.array([last, last, 1, 0], kind))
+        lengths = library.asarray(np.array([last, 1], kind))
+        blocks, x = np.kron(np.diag([1, 0, 0]), np.ones((2, 2)))[:4, :4] + np.diag([0, 0, 1, 1]), like([0.0])
+        assert_array_equal(sa.documents(ids).dense(4, 4, like=x), blocks)
+        assert_array_equal(sa.documents(ids).interval(4, 4)[:2], [[0, 0, 2, 3], [2, 2, 3, 4]])
+        assert_array_equal(sa.padding(lengths).dense(1, 3, like=x)[:, 0, 0, :], [[1, 1, 1], [1, 0, 0]])
+
+    @pytest.mark.parametrize("none", [[], np.zeros(0), torch.tensor([])])
+    def test_no_sequences(self, like, none):
+        x = like([0.0])
+        assert sa.padding(none).dense(2, 3, like=x).shape == (0, 1, 2, 3)
+        assert sa.documents(np.zeros((0, 5))).dense(5, 5, like=x).shape == (0, 1, 5, 5)
+        assert sa.documents(none).dense(0, 3, like=x).shape == (0, 3)
+
 
 class TestPadding:
     def test_a_batch_of_lengths_gets_an_axis_for_the_heads(self, like):
@@ -247,6 +276,15 @@ class TestPadding:
     [
         (lambda: sa.sliding_window(-1), ValueError, "left=-1, right=0"),
         (lambda: sa.sliding_window(1, -2), ValueError, "left=1, right=-2"),
+        (lambda: sa.sliding_window(2.5), TypeError, "left is an integer; got 2.5"),
+        (lambda: sa.sliding_window(2, True), TypeError, "right is an integer; got True"),
+        (lambda: sa.causal.shift(2.0), TypeError, "offset is an integer; got 2.0"),
+        (lambda: sa.causal.shift(2**63), ValueError, "got 9223372036854775808"),
+        (lambda: sa.causal.shift(-(2**60)).shift(-(2**61)), ValueError, "got -3458764513820540928"),
+        (lambda: sa.causal.dense(2.5, 3), TypeError, "q_len is an integer; got 2.5"),
+        (lambda: sa.causal.dense(2, 3.0), TypeError, "kv_len is an integer; got 3.0"),
+        (lambda: sa.documents([True, False]), TypeError, "^ids are integers; got bool$"),
+        (lambda: sa.documents(torch.tensor([1.0])), TypeError, "^ids are integers; got float32$"),
         (lambda: sa.padding([1.0, 2.0]), TypeError, "^lengths are integers; got float64$"),
         (lambda: sa.padding(True), TypeError, "bool"),
         (lambda: sa.padding([3, -1]), ValueError, "got -1"),
@@ -277,6 +315,7 @@ class TestPadding:
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_mask_is_refused(make, error, seen):
     with pytest.raises(error, match=seen):
         make()
@@ -288,3 +327,98 @@ def test_a_rule_that_answers_in_another_library_is_refused(like, xp):
         TypeError, match=r"its indices' library; got i \w+ int64 \(2, 1\), returned \w+ bool \(2, 2\)"
     ):
         sa.Mask(lambda i, j: answer).dense(2, 2, like=like([0.0]))
+
+
+def same_parity(i, j):
+    return (i - j) % 2 == 0
+
+
+WRITTEN = {  # as it was written
+    "causal": sa.causal,
+    "sliding_window(3)": sa.sliding_window(3),
+    "sliding_window(3, 1)": sa.sliding_window(3, 1),
+    "padding(3)": sa.padding(3),
+    "padding([3, 5])": sa.padding(np.array([3, 5], np.uint8)),
+    "prefix(2)": sa.prefix(2),
+    "documents([[0, 0], [0, 1]])": sa.documents([[0, 0], [0, 1]]),
+    "Mask(same_parity)": sa.Mask(same_parity),
+    "causal & ~sliding_window(3)": sa.causal & ~sa.sliding_window(3),
+    "causal | prefix(2) & padding(3)": sa.causal | sa.prefix(2) & sa.padding(3),
+    "(causal | prefix(2)) & padding(3)": (sa.causal | sa.prefix(2)) & sa.padding(3),
+    "causal & (prefix(2) & padding(3))": sa.causal & (sa.prefix(2) & sa.padding(3)),
+    "causal & prefix(2) & padding(3)": sa.causal & sa.prefix(2) & sa.padding(3),
+    "causal | (prefix(2) | padding(3))": sa.causal | (sa.prefix(2) | sa.padding(3)),
+    "~(causal & prefix(2))": ~(sa.causal & sa.prefix(2)),
+    "~~causal": ~~sa.causal,
+    "causal.shift(5)": sa.causal.shift(2).shift(3),
+    "(causal & prefix(2)).shift(-1)": (sa.causal & sa.prefix(2)).shift(-1),
+    "~causal.shift(1)": ~sa.causal.shift(1),
+    "(~causal).shift(1)": (~sa.causal).shift(1),
+}
+
+
+class TestData:
+    @pytest.mark.parametrize("written", WRITTEN)
+    def test_prints_as_it_was_written(self, written):
+        assert repr(WRITTEN[written]) == written
+        assert eval(written, vars(sa) | {"same_parity": same_parity}) == WRITTEN[written]
+
+    def test_long_arrays_are_cut_short(self):
+        assert repr(sa.documents(np.arange(99))) == "documents([0, 1, 2, ..., 96, 97, 98])"
+
+    def test_two_are_equal_when_their_fields_are(self):
+        for a, b in product(WRITTEN.values(), repeat=2):
+            assert (a == b) is (a is b)
+            assert a is not b or hash(a) == hash(b)
+        assert sa.padding([1, 2]) == sa.padding(torch.tensor([1, 2])) != sa.padding([2, 1])
+        assert hash(sa.padding([1, 2])) == hash(sa.padding(np.array([1, 2], np.int8)))
+        assert sa.padding([1]) != sa.padding(1)
+        assert sa.padding(1) != sa.prefix(1)
+        assert sa.causal != "causal"
+        assert sa.sliding_window(1, 2) != sa.sliding_window(2, 1)
+        assert sa.Mask(same_parity) != sa.Mask(lambda i, j: i == j)
+
+    @pytest.mark.parametrize("written", WRITTEN)
+    def test_copies_are_equal(self, written):
+        mask = WRITTEN[written]
+        for again in (pickle.loads(pickle.dumps(mask)), copy.copy(mask), copy.deepcopy(mask)):
+            assert again == mask
+            if "[[" not in written:
+                assert_array_equal(again.dense(4, 4), mask.dense(4, 4))
+
+    def test_a_module_that_holds_one_is_saved(self):
+        module, file = torch.nn.Linear(1, 1), io.BytesIO()
+        module.mask = sa.causal & sa.padding([3, 5]) | sa.Mask(same_parity)
+        torch.save(module, file)
+        file.seek(0)
+        assert torch.load(file, weights_only=False).mask == module.mask
+
+    def test_a_predicate_that_cannot_be_pickled_says_so(self):
+        with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+            pickle.dumps(sa.causal & sa.Mask(lambda i, j: i == j))
+
+    def test_no_field_can_be_set(self):
+        for mask in (sa.causal, sa.sliding_window(3), sa.Mask(same_parity), sa.causal & sa.prefix(2)):
+            for name in ("left", "predicate", "first", "other"):
+                with pytest.raises(FrozenInstanceError, match=name):
+                    setattr(mask, name, 4)
+
+    def test_the_numbers_are_a_copy(self):
+        lengths, ids = np.array([1, 2]), np.array([0, 0, 1])
+        padding, documents = sa.padding(lengths), sa.documents(ids)
+        lengths[:], ids[:] = 9, 9
+        assert (padding, documents) == (sa.padding([1, 2]), sa.documents([0, 0, 1]))
+
+    def test_what_is_no_mask_does_not_compose(self):
+        for other in (np.ones((2, 2), bool), True, None):
+            with pytest.raises(TypeError, match="unsupported operand"):
+                sa.causal & other
+            with pytest.raises(TypeError, match="unsupported operand"):
+                sa.causal | other
+
+    def test_leading_axes_are_those_of_the_dense_mask(self):
+        for mask in (*WRITTEN.values(), sa.padding([[1, 2]]) | sa.causal.shift(1), ~sa.padding([1]).shift(2)):
+            assert (*mask.leading, 2, 2) == mask.dense(2, 2).shape
+        mixed = sa.padding([[1], [2]]) & sa.padding([1, 2, 3])
+        assert mixed.leading == (2, 3, 1)
+        assert mixed.dense(4, 5).shape == (2, 3, 1, 4, 5)

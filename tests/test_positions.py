@@ -1,6 +1,7 @@
 import math
 import re
 from functools import partial
+from itertools import count
 from types import SimpleNamespace
 
 import array_api_strict
@@ -379,3 +380,34 @@ class TestErrors:
         for table in (sa.sinusoidal, partial(sa.alibi, 1)):
             with pytest.raises(TypeError, match=r"real floating-point arrays; got like \w+ int64"):
                 table(2, 2, like=like([1], "int64"))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("call", "error", "seen"),
+    [
+        (lambda: sa.sinusoidal(2.5, 4), TypeError, "n is an integer; got 2.5"),
+        (lambda: sa.sinusoidal(2, 4.0), TypeError, "d is an integer; got 4.0"),
+        (lambda: sa.alibi(2.0, 3, 3), TypeError, "num_heads is an integer; got 2.0"),
+        (lambda: sa.alibi(2, 2.5, 3), TypeError, "q_len is an integer; got 2.5"),
+        (lambda: sa.alibi(2, 2, 3.0), TypeError, "kv_len is an integer; got 3.0"),
+        (lambda: sa.relative_buckets(2, 2, num_buckets=8.0), TypeError, "num_buckets is an integer; got 8.0"),
+        (lambda: sa.relative_buckets(2, 2, max_distance=np.inf), ValueError, "finite number; got inf"),
+        (lambda: sa.rotary(np.ones((1, 2)), np.arange(1), base=0), ValueError, "positive number; got 0"),
+        (lambda: sa.rotary(np.ones((1, 2)), np.arange(1), base=-1.0), ValueError, "number; got -1.0"),
+        (lambda: sa.rotary(np.ones((1, 2)), np.arange(1), base=np.nan), ValueError, "number; got nan"),
+        (lambda: sa.rotary(np.ones((1, 2)), np.arange(1), base="3"), TypeError, "is a number; got '3'"),
+        (lambda: sa.rotary(np.ones((1, 2)), np.arange(1), rotary_dim=2.0), TypeError, "integer; got 2.0"),
+        (lambda: sa.split_heads(np.ones((1, 4)), 2.0), TypeError, "num_heads is an integer; got 2.0"),
+    ],
+    ids=count(),
+)
+def test_what_is_no_count_or_base_is_named(call, error, seen):
+    with pytest.raises(error, match=seen):
+        call()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numpys_integers_count_too():
+    assert sa.alibi(np.int64(3), np.int64(2), np.uint8(2)).shape == (3, 2, 2)
+    assert sa.sinusoidal(np.int8(3), np.int64(4)).shape == (3, 4)

@@ -190,3 +190,25 @@ def test_integers_and_strangers_are_refused(like, score, name):
         message = f"expected {wanted}; got {describe(**arguments)}"
         with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
             score(**arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+class TestTemperature:
+    @pytest.mark.parametrize("wrong", [0, -1.0, np.nan, np.inf])
+    def test_a_number_is_positive(self, like, wrong):
+        x = like(np.ones((2, 2)))
+        with pytest.raises(ValueError, match=f"temperature is a positive number; got {wrong}"):
+            sa.cosine(x, x, wrong)
+
+    def test_so_is_each_of_an_array(self, like):
+        x = like(np.ones((2, 2)))
+        np.testing.assert_allclose(sa.cosine(x, x, like([1.0, 2.0])), [[1, 0.5]] * 2)
+        for wrong in ([1.0, 0.0], [np.nan, 1.0]):
+            with pytest.raises(ValueError, match="temperatures are positive"):
+                sa.cosine(x, x, like(wrong))
+
+    def test_anything_else_is_named(self, like, xp):
+        x = like(np.ones((2, 2)))
+        for wrong in ("1", None, [1.0], (np if xp is torch else torch).ones(2)):
+            with pytest.raises(TypeError, match="temperature is a number, or an array of q's library; got"):
+                sa.cosine(x, x, wrong)

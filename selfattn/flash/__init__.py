@@ -13,6 +13,7 @@ from jaxtyping import Float
 from ..arguments import fitted
 from ..arrays import finite, joined, traced, undisturbed
 from ..attention import attention, showing
+from ..mask import Mask
 from . import blocks, torch
 from .plan import plan_tiles
 
@@ -51,7 +52,8 @@ def flash_attention(
     >>> flash_attention(x, x, x, mask=sliding_window(2)).shape  # the scores alone would fill 80 GB
     (100000, 1)
     """
-    if traced(q, k, v, mask, bias):
+    rule = is_torch_array(q) and isinstance(mask, Mask)
+    if traced(q, k, v, mask, bias) or (rule and mask.traced):
         return attention(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     with undisturbed(q):
         q, k, v, bias, scale = fitted(q, k, v, mask, bias, scale, softcap)
@@ -59,10 +61,10 @@ def flash_attention(
         q = xp.broadcast_to(q, (*axes, *q.shape[-2:]))
         k = xp.broadcast_to(k, (*axes, *k.shape[-2:]))
         v = xp.broadcast_to(v, (*axes, *v.shape[-2:]))
-        plain = finite(q, k, v)
+        plain = finite(q, k, v, bias=bias)
         kernel = torch if is_torch_array(q) and plain and softcap is None else blocks  # the one place
-        if bias is not None and bias.dtype != q.dtype:
-            kernel = blocks  # torch's adds a bias of the queries' type
+        if scale <= 0 or (bias is not None and bias.dtype != q.dtype):
+            kernel = blocks  # torch's forbids before it scales, and adds a bias of the queries' type
 
         shapes = kernel is torch and bias is None
         tiles = plan_tiles(mask, axes, q.shape[-2], k.shape[-2], like=q, shapes=shapes)
@@ -73,8 +75,8 @@ def flash_attention(
             small = plain and bias is None and blocks.small_scores(q, k, v, scale)
             attend = partial(blocks.attend, scale=scale, softcap=softcap, small=small)
 
-        average = partial(blocks.put_together, attend, tiles, bias=bias)
+        average = partial(blocks.put_together, attend, tiles)
         if is_torch_array(q):
             formula = partial(attention, mask=mask, scale=scale, softcap=softcap)
-            average = partial(torch.put_together, attend, formula, tiles, bias=bias)
-        return average(q, k, v) if plain else showing(average, q, k, v)
+            average = partial(torch.put_together, attend, formula, tiles)
+        return average(q, k, v, bias=bias) if plain else showing(average, q, k, v, bias)

@@ -46,7 +46,7 @@ def attend(
     return xp.astype(average(reduce(merge, parts)), q.dtype, copy=False)
 
 
-def put_together(attend: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any) -> Any:
+def put_together(attend: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any = None) -> Any:
     """The output, from what ``attend(tile, …)`` makes of each tile's part of the arrays."""
     if is_whole(tiles, q, k, v, bias):
         return attend(tiles[0], q, k, v, bias)

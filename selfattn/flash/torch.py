@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import compress
+from math import prod
 from typing import Any
 
 from ..arrays import traced, undisturbed
@@ -22,14 +23,14 @@ def attend(tile: Tile, q: Any, k: Any, v: Any, bias: Any, *, scale: float) -> An
         allowed = torch.where(allowed, bias, -torch.inf)
     elif bias is not None:
         allowed = bias
-    if d_k != d_v:  # the kernel knows a single width
-        wide = max(d_k, d_v)
+    wide = max(d_k, d_v, 1)
+    if not d_k == d_v == wide:  # the kernel knows a single width, and none of zero
         q, k, v = pad(q, (0, wide - d_k)), pad(k, (0, wide - d_k)), pad(v, (0, wide - d_v))
     before = keys - queries if tile.causal else 0  # keys that the first query sees besides its own
     q = pad(q, (0, 0, before, 0)) if before else q
     if tile.blocks > 1:  # an axis of blocks, each with its keys, of which neighbours share most
-        q = q.reshape(-1, tile.blocks, queries, q.shape[-1])
-        k, v = k.reshape(-1, *k.shape[-2:]), v.reshape(-1, *v.shape[-2:])
+        q = q.reshape(prod(axes), tile.blocks, queries, wide)
+        k, v = k.reshape(prod(axes), *k.shape[-2:]), v.reshape(prod(axes), *v.shape[-2:])
         k, v = k.unfold(-2, keys, queries).mT, v.unfold(-2, keys, queries).mT
     elif len(axes) != 2:
         q, k, v = four_axes(q), four_axes(k), four_axes(v)
@@ -47,7 +48,7 @@ def four_axes(x: Any) -> Any:
 
 
 def put_together(
-    attend: Callable, formula: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any
+    attend: Callable, formula: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any, bias: Any = None
 ) -> Any:
     """`blocks.put_together` for tensors: first derivatives take tile by tile, others are the `formula`'s.
 

@@ -109,16 +109,16 @@ class MultiHeadAttention(torch.nn.Module):
             attend = self._dropping if self.training and self.dropout else flash_attention
             return self.output(merge_heads(attend(q, k, v, **options)))
 
-    def _dropping(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    def _dropping(self, q: Tensor, k: Tensor, v: Tensor, mask: Any, bias: Tensor | None) -> Tensor:
         """`attention` with some of its weights set to zero, and the others enlarged to make up for it."""
 
-        def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            weights = torch.nn.functional.dropout(attention_weights(q, k, **options), self.dropout)
-            return weights @ fitted(q, k, v).v
+        def average(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+            weights = attention_weights(q, k, mask=mask, bias=bias)
+            return torch.nn.functional.dropout(weights, self.dropout) @ fitted(q, k, v).v
 
-        if finite(q, k, v):
-            return average(q, k, v)
-        return showing(average, q, k, v, seeing=partial(attention, **options))
+        if finite(q, k, v, bias=bias):
+            return average(q, k, v, bias)
+        return showing(average, q, k, v, bias, seeing=partial(attention, mask=mask))
 
     def attention_weights(
         self,
