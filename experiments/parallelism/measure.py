@@ -17,7 +17,7 @@ PRODUCTS = {
     "MmBackward0": 1,
     "AddmmBackward0": 1,
     "BmmBackward0": 1,
-    "ScaledDotProductFlashAttentionForCpuBackward0": 2,  # scores, then the weighted sum
+    "DifferentiableBackward": 2,  # flash attention's tiles, side by side: scores, then the weighted sum
 }
 
 
