@@ -57,8 +57,9 @@ NOTEBOOK = [
 
 
 def _listen() -> None:
-    """Let Ctrl-C reach the command, also where the tests run behind a shell's `&`, which ignores it."""
+    """Let Ctrl-C and SIGHUP reach the command, also behind a shell's `&` or `nohup`, which ignore them."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Project:

@@ -231,7 +231,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("selfattn/softmax.py", True),
         ("experiments/engine/claims.py", False),
         ("experiments/heads/measure.py", False),
-        ("selfattn/pretrained.py", False),
+        ("selfattn/pretrained/minilm.py", False),
         ("experiments/engine/cells.py", False),
     ],
 )

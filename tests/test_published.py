@@ -72,13 +72,13 @@ def recorded(*lines: dict[str, object]) -> dict[str, dict[str, object]]:
     return published.by_key(lines)
 
 
-MANY = [line(x, [1], seconds=x / 3) for x in range(20)]
+MANY = [line(x, [1], seconds=x / 4) for x in range(20)]
 
 
 def test_a_sample_is_the_same_until_code_or_record_change(monkeypatch: pytest.MonkeyPatch) -> None:
     first = published.chosen("sample", recorded(*MANY))
     assert first == published.chosen("sample", recorded(*MANY[::-1]))
-    falsified = [line(x, [1], seconds=x / 3) for x in range(20)]
+    falsified = [line(x, [1], seconds=x / 4) for x in range(20)]
     falsified[7]["rows"][0]["value"] += 1
     assert published.chosen("sample", recorded(*falsified)) != first
     other = {"experiments/tasks/lookup.py": "0"}
@@ -95,7 +95,7 @@ def seconds(names: set[str], record: dict[str, dict[str, object]]) -> float:
 
 def test_a_sample_takes_at_most_ten_seconds() -> None:
     for shift in range(10):
-        record = recorded(*(line(x + shift, [1], seconds=x / 3) for x in range(20)))
+        record = recorded(*(line(x + shift, [1], seconds=x / 4) for x in range(20)))
         assert 5 < seconds(published.chosen("sample", record), record) <= 10
     fits = recorded(line(1, [1], 400.0), line(2, [1], 10.0), line(3, [1], 11.0))
     assert published.chosen("sample", fits) == {published.key(**part(line(2, [1])))}
