@@ -65,9 +65,9 @@ def _listen() -> None:
 class Project:
     """The copy's folder, and what a user does in it."""
 
-    def __init__(self, root: Path, bytecode: Path) -> None:
+    def __init__(self, root: Path) -> None:
         self.started: list[subprocess.Popen] = []
-        self.root, self.bytecode, self.log, self.store = root, bytecode, root / "log", root / "runs/cells"
+        self.root, self.log, self.store = root, root / "log", root / "runs/cells"
         ignored = shutil.ignore_patterns("__pycache__", "results", "*.ipynb")
         for folder in ("experiments", "selfattn"):
             shutil.copytree(ROOT / folder, root / folder, ignore=ignored)
@@ -83,7 +83,6 @@ class Project:
             key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"
         } | {
             "PYTHONPATH": str(root),
-            "PYTHONPYCACHEPREFIX": str(bytecode),  # a command that is started many times compiles once
             "OMP_NUM_THREADS": "1",
             "TINY_LOG": str(self.log),
             "MARK": str(root),  # by which `processes` knows them

@@ -34,22 +34,17 @@ TINY = f"tiny -p points {POINTS} --jobs 2"
 SLOW = f"{TINY} -p pause 0.3"
 
 
-@pytest.fixture(scope="module")
-def bytecode(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("bytecode")
-
-
 @pytest.fixture
-def project(tmp_path: Path, bytecode: Path) -> Iterator[Project]:
-    made = Project(tmp_path / "project", bytecode)
+def project(tmp_path: Path) -> Iterator[Project]:
+    made = Project(tmp_path / "project")
     yield made
     made.end()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, bytecode: Path) -> Iterator[Project]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project in which the experiment has run with nothing in its way."""
-    made = Project(tmp_path_factory.mktemp("undisturbed") / "project", bytecode)
+    made = Project(tmp_path_factory.mktemp("undisturbed") / "project")
     process = made.start(f"run {TINY}")
     wait_until(made.calls)
     made.listening = [
@@ -257,7 +252,7 @@ def test_a_scheduler_that_cannot_be_reached(
 
 def test_a_cluster_started_by_hand(project: Project, undisturbed: Project, tmp_path: Path) -> None:
     """A scheduler and two workers in three folders that share nothing give the same records."""
-    folders = [Project(tmp_path / name, project.bytecode) for name in ("scheduler", "one", "two")]
+    folders = [Project(tmp_path / name) for name in ("scheduler", "one", "two")]
     place = tmp_path / "address"
     scheduler = folders[0].start(
         f"scheduler --host 127.0.0.1 --port 0 --dashboard-address 127.0.0.1:0 --scheduler-file {place}",
@@ -344,8 +339,8 @@ def test_a_temporary_folder_with_a_long_or_an_odd_name(project: Project, tmp_pat
     assert list((tmp_path / name).glob("[!d]*")) == [], "but for Dask's own, nothing is left there"
 
 
-def test_a_project_in_a_folder_with_an_odd_name(tmp_path: Path, bytecode: Path) -> None:
-    made = Project(tmp_path / "ü {x} [y]", bytecode)
+def test_a_project_in_a_folder_with_an_odd_name(tmp_path: Path) -> None:
+    made = Project(tmp_path / "ü {x} [y]")
     assert made.run(FEW)[1] == ""
     assert made.kept().keys() == {0, 1}
     made.end()

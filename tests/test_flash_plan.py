@@ -139,6 +139,26 @@ class TestTiles:
         assert_array_equal(tile.allowed(slice(590, 592), one), np.arange(64)[:, None] > [-1, 0])
         assert_array_equal(tile.allowed(slice(62, 64), one), np.arange(64)[:, None] < [63, 64])
 
+    def test_one_long_stretch_begins_where_another_ends(self):
+        lo = np.concatenate([np.full(100, 3), np.full(100, 0), 10 + np.arange(130)])
+        hi = np.concatenate([np.full(100, 9), np.full(100, 7), 15 + np.arange(130)])
+        same, other, band, rest = tiles(lo, hi, shapes=True)
+        assert (same.queries, same.keys, same.bounds) == (slice(0, 100), slice(3, 9), None)
+        assert (other.queries, other.keys, other.bounds) == (slice(100, 200), slice(0, 7), None)
+        assert (band.queries, band.keys, band.blocks) == (slice(200, 328), slice(10, 142), 2)
+        assert (rest.queries, rest.keys, rest.blocks) == (slice(328, 330), slice(138, 144), 1)
+
+    def test_who_sees_whom_is_made_where_the_example_is(self):
+        (tile,) = tiles(np.array([0, 1]), np.array([1, 3]), shapes=False)
+        assert tile.allowed(slice(0, 3), torch.ones(1, device="meta")).device.type == "meta"
+
+    def test_a_rule_is_asked_about_these_keys(self):
+        tile = Tile((), slice(1, 3), slice(2, 7), 5, rule=sa.causal)
+        assert_array_equal(tile.allowed(slice(0, 5), np.ones(1)), np.tri(2, 5, -1, bool))
+        assert_array_equal(tile.allowed(slice(1, 3), np.ones(1)), np.tri(2, 2, -2, bool))
+        tile = Tile((), slice(3, 5), slice(2, 7), 5, rule=sa.causal)
+        assert_array_equal(tile.allowed(slice(1, 3), np.ones(1)), np.tri(2, 2, 0, bool))
+
 
 def test_a_tile_is_found_in_arrays_that_broadcast():
     tile = Tile((slice(2, 3), slice(None)), slice(4, 8), slice(1, 9), 8)
@@ -186,7 +206,39 @@ class TestPlan:
         lengths[0] = n
         plan = self.plan(sa.padding(lengths), (batch, 4), n, n, library=torch, shapes=True)
         assert len(plan) == count
+        if count == 1:
+            assert plan == [Tile((), slice(0, n), slice(0, n), n, rule=sa.padding(lengths))]
         assert all((tile.rule is None) == (count > 1) for tile in plan)
+
+    @pytest.mark.parametrize("lengths", [[1, 3], [[1, 3]]])
+    @pytest.mark.parametrize(
+        ("costs", "count"),
+        [({"TILE": 37, "GROUP": 32}, 1), ({"TILE": 36, "GROUP": 32}, 2), ({"TILE": 37, "GROUP": 31}, 2)],
+    )
+    def test_one_tile_where_scores_in_vain_cost_less_than_tiles(self, monkeypatch, lengths, costs, count):
+        """Of 2 · 16 pairs 8 are allowed; the other 24, for six heads in all, compare with 2² tiles."""
+        for name, cost in costs.items():
+            monkeypatch.setattr(module, name, cost)
+        rule = sa.padding(lengths) & sa.sliding_window(1)
+        assert len(self.plan(rule, (2, 3), 4, 4, library=torch)) == count
+
+    @pytest.mark.parametrize(
+        ("library", "scores", "count"), [(np, 2560, 2), (np, 2561, 1), (torch, 2560, 1)], ids=str
+    )
+    def test_heads_that_fill_the_cache_have_tiles_of_their_own_in_numpy(
+        self, monkeypatch, library, scores, count
+    ):
+        monkeypatch.setattr(module, "SCORES", scores)  # four blocks of 64 queries by ten keys are 2560
+        plan = self.plan(sa.padding(10) & sa.sliding_window(0, 99), (2,), 9, 12, library)
+        assert [tile.leading for tile in plan] == ([(slice(0, 1),), (slice(1, 2),)] if count == 2 else [()])
+
+    def test_under_a_rule_there_are_no_long_stretches(self):
+        plan = self.plan(sa.Mask(lambda i, j: i != j), (), 200, 9, library=torch, shapes=True)
+        assert [tile.queries.stop - tile.queries.start for tile in plan] == [64, 64, 64, 8]
+
+    def test_an_array_keeps_its_leading_axes(self):
+        (tile,) = self.plan(np.eye(3, 4, dtype=bool) | np.zeros((2, 1, 3, 1), bool), (2, 5), 3, 4)
+        assert tile.rule.array.shape == (2, 1, 3, 4)
 
     def test_many_short_sequences_of_one_length_are_one_tile_without_a_mask(self):
         (tile,) = self.plan(sa.padding([9] * 512), (512, 4), 16, 16, library=torch, shapes=True)

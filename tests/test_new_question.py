@@ -77,11 +77,10 @@ def test_a_question_is_added(project: Path, added: Path, do: Do) -> None:
     assert TITLE in do("experiments", "list")
     assert f"{NAME.replace('_', '-')}-large-rate" in do("experiments", "run", NAME, "--profile", "smoke")
     assert not (added / "results").exists()
-    do("experiments", "refresh", NAME)
+    do("experiments", "refresh", NAME, "ledger")
     recorded = {path.name for path in (added / "results").iterdir()}
     assert recorded == {"cells.jsonl", "claims.json", "run.json", "trained.csv"}
     assert TITLE in do("experiments", "show", NAME)
-    do("experiments", "refresh", "ledger")
     ledger = nbformat.read(project / "book/ledger.ipynb", 4)
     shown = "".join(
         output["data"].get("text/markdown", "")
@@ -95,7 +94,8 @@ def test_a_question_is_added(project: Path, added: Path, do: Do) -> None:
     # what holds every question holds this one: the project's own tests, its contracts, nbval
     mine = f"{NAME} or place or run_downhill or is_a_folder"
     held = ("tests/test_notebooks.py", "tests/test_pages.py", "tests/test_architecture.py")
-    assert "failed" not in do("pytest", "-q", "-p", "no:cacheprovider", *held, "-k", mine)
     served = {"SELFATTN_RECORD": "sample", "SELFATTN_FRESH": "1"}
     nbval = ("-o", "addopts=", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env")
-    do("pytest", "-q", *nbval, f"experiments/{NAME}", **served)
+    ended = do("pytest", *nbval, *held, f"experiments/{NAME}/{NAME}.ipynb", "-k", mine, "-v", **served)
+    for one in ("test_notebooks.py", "test_pages.py", "run_downhill", f"{NAME}::ipynb::"):
+        assert one in ended

@@ -455,13 +455,13 @@ torch.save([ours(x) for ours in layers], {str(tmp_path / "outputs")!r})
         code = """
 import torch, selfattn as sa
 from selfattn.nn import *
-torch._dynamo.config.recompile_limit = 2  # once for one length, once for all
+torch._dynamo.config.recompile_limit = 1  # once for all lengths
 for positions, training in ((None, False), (Rotary(), False), (Alibi(), True), (RelativeBias(4), True)):
     options = {"num_kv_heads": 2, "positions": positions, "qk_norm": torch.nn.RMSNorm, "dropout": 1e-12}
     layer = MultiHeadAttention(8, 4, **options).train(training)
     torch.compiler.reset()
-    compiled = torch.compile(layer, fullgraph=True, backend="eager")
-    for n in (4, 6, 7):
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    for n in (4, 7):
         x = torch.randn(2, n, 8)
         torch.testing.assert_close(compiled(x, mask=sa.causal), layer(x, mask=sa.causal))
 print("done")

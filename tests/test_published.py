@@ -51,7 +51,7 @@ def test_where_nothing_was_recorded_there_are_no_cells(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def refreshed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A project whose experiment is published; tests leave it as it is."""
-    made = Project(tmp_path_factory.mktemp("refreshed") / "project", tmp_path_factory.mktemp("bytecode"))
+    made = Project(tmp_path_factory.mktemp("refreshed") / "project")
     made.run("refresh tiny --jobs 2")
     yield made
     made.end()
@@ -222,7 +222,7 @@ def test_nbval_serves_a_notebook_from_its_record_and_notices(
     again: str,
     said: str,
 ) -> None:
-    project = Project(tmp_path / "project", refreshed.bytecode)
+    project = Project(tmp_path / "project")
     shutil.copytree(
         refreshed.root / "experiments/tiny", project.root / "experiments/tiny", dirs_exist_ok=True
     )
@@ -247,7 +247,7 @@ def test_times_are_not_carried_over(
 @pytest.fixture
 def halves(tmp_path: Path, refreshed: Project) -> Iterator[Project]:
     """A project whose published cells are two an arm: the seeds 1 and 2, and the seed 3."""
-    made = Project(tmp_path / "project", refreshed.bytecode)
+    made = Project(tmp_path / "project")
     made.change("tiny.ipynb", "seeds=[seeds]", "seeds=[seeds[:2], seeds[2:]]")
     made.run("refresh tiny --jobs 2")
     assert made.calls() == dict.fromkeys(range(POINTS), 2)
@@ -324,7 +324,7 @@ def test_a_record_that_disagrees_is_computed_anew_and_goes_on_where_it_stopped(h
 
 
 def test_where_the_grid_has_grown_what_is_new_is_computed(refreshed: Project, tmp_path: Path) -> None:
-    project = Project(tmp_path / "project", refreshed.bytecode)
+    project = Project(tmp_path / "project")
     take_over(refreshed, project)
     project.change("tiny.ipynb", "points = 8", "points = 9")
     project.run("refresh tiny")
@@ -334,7 +334,7 @@ def test_where_the_grid_has_grown_what_is_new_is_computed(refreshed: Project, tm
 
 
 def test_a_record_of_before_is_computed_anew(refreshed: Project, tmp_path: Path) -> None:
-    project = Project(tmp_path / "project", refreshed.bytecode)
+    project = Project(tmp_path / "project")
     take_over(refreshed, project)
     (project.results / "cells.jsonl").unlink()
     project.change("measure.py", "import os\n", "import os  # for the log\n")

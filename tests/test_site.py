@@ -300,6 +300,7 @@ def test_code_and_what_it_prints_fit_their_boxes_in_a_notebook(tab):
 
 def test_it_is_printed_whole_and_in_the_light_theme(tab):
     tab.page.emulate_media(color_scheme="dark", media="print")
+    tab.page.locator("html[data-theme=dark]").wait_for()  # the theme is told a moment later
     tab.page.set_viewport_size({"width": 700, "height": 1000})
     theme = "document.documentElement.dataset.theme"
     printed = tab.page.evaluate(

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from . import thresholds
 
@@ -25,6 +24,8 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     >>> [round(end, 3) for end in interval([1.0, 2.0, 3.0])]
     [2.0, -0.484, 4.484]
     """
+    from scipy import stats  # which takes as long to load as a whole command, and most need no interval
+
     x = np.asarray(values, dtype=float)
     if len(x) < 2:
         return (float(x.mean()) if len(x) else math.nan), -math.inf, math.inf
