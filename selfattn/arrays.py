@@ -172,8 +172,8 @@ def finite(*arrays: Any, bias: Any = None) -> bool:
         if is_torch_array(array):
             if traced(array):
                 return False
-            length = xp.linalg.vector_norm(array)
-            if not xp.isfinite(length * length):  # which bounds all q · k
+            flat = array.detach().reshape(-1)
+            if not xp.isfinite(flat @ flat):  # which bounds all q · k; torch's norm takes twice as long
                 return False
         else:
             with undisturbed(array):

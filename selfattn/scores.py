@@ -111,8 +111,9 @@ def cosine(
     .. math:: s_{ij} = \frac{1}{\tau}\,\frac{q_i \cdot k_j}{|q_i|\,|k_j|}
 
     (Graves, Wayne and Danihelka 2014, eq. 6, with :math:`\beta = 1/\tau`.) A vector of length zero
-    has cosine zero with everything. `temperature` is a positive number, or an array of such that broadcasts;
-    `TypeError` and `ValueError` say what else it was. Shapes and other errors: see `dot_product`.
+    has cosine zero with everything. `temperature` is a positive number, or an array of
+    such that broadcasts; `TypeError` and `ValueError` say what else it was. Shapes and other
+    errors: see `dot_product`.
 
     >>> import numpy as np
     >>> cosine(np.array([[3.0, 0.0]]), np.array([[1.0, 1.0], [0.0, 5.0]])).round(3)
@@ -122,7 +123,8 @@ def cosine(
     if isinstance(temperature, Real):
         number("temperature", temperature, positive=True)
     elif not is_array(temperature, xp, ("integral", "real floating")):
-        raise TypeError(f"temperature is a number, or an array of q's library; got {temperature!r}")
+        wanted = "a number, or an array of q's library"
+        raise TypeError(f"temperature is {wanted}; got {temperature!r}")
     elif not traced(temperature) and not xp.all(temperature > 0):
         raise ValueError(f"temperatures are positive; got {temperature}")
 

@@ -680,6 +680,16 @@ class TestMemory:
 
         assert peak(16_384) < 2.5 * peak(8_192)
 
+    @pytest.mark.usefixtures("tiles_as_they_are")
+    def test_no_argument_is_copied(self):
+        q = np.full((2**15, 64), 1e-3, np.float32)
+        sa.flash_attention(q[:64], q[:64], q[:64], mask=sa.sliding_window(32))  # loads what is loaded once
+        tracemalloc.start()
+        output = sa.flash_attention(q, q, q, mask=sa.sliding_window(32))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak - output.nbytes < q.nbytes / 2
+
     @pytest.mark.parametrize(
         "options",
         [

@@ -50,9 +50,11 @@ def put_together(attend: Callable, tiles: Sequence[Tile], q: Any, k: Any, v: Any
     """The output, from what ``attend(tile, …)`` makes of each tile's part of the arrays."""
     if is_whole(tiles, q, k, v, bias):
         return attend(tiles[0], q, k, v, bias)
-    output = array_namespace(q).zeros((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=device(q))
-    for tile in tiles:
-        at, parts = part(tile, q, k, v, bias)
+    xp, pieces = array_namespace(q), [part(tile, q, k, v, bias) for tile in tiles]
+    seeing = sum(prod(parts[0].shape[:-1]) for _, parts in pieces)
+    make = xp.empty if seeing == prod(q.shape[:-1]) else xp.zeros  # for queries that see nothing
+    output = make((*q.shape[:-1], v.shape[-1]), dtype=q.dtype, device=device(q))
+    for tile, (at, parts) in zip(tiles, pieces, strict=True):
         output[at[0]] = attend(tile, *parts)
     return output
 
@@ -94,6 +96,6 @@ def small_scores(q: Any, k: Any, v: Any, scale: float) -> bool:
     if 0 in k.shape:
         return False
     with undisturbed(q):  # what overflows is not small
-        queries, keys, values = xp.vecdot(scale * q, scale * q), xp.vecdot(k, k), xp.vecdot(v, v)
-        longest = xp.max(xp.sqrt(keys), axis=-1, keepdims=True)
+        queries, keys, values = xp.vecdot(q, q), xp.vecdot(k, k), xp.vecdot(v, v)
+        longest = abs(scale) * xp.max(xp.sqrt(keys), axis=-1, keepdims=True)
         return bool(xp.all(xp.sqrt(queries) * longest <= SMALL)) and bool(xp.all(xp.isfinite(values)))
