@@ -1,6 +1,7 @@
 import operator
 import tracemalloc
 import warnings
+from functools import partial
 from itertools import product
 
 import array_api_strict
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 import selfattn as sa
 from selfattn.flash import blocks, plan
@@ -591,6 +593,76 @@ class TestDerivatives:
             output = torch.autograd.grad(output, inputs, torch.eye(3), is_grads_batched=True)
             found.append(output)
         self.same(*found)
+
+
+KEPT = {
+    "one tile": {},
+    "tiles": {"mask": sa.sliding_window(3)},
+    "softcap": {"mask": sa.causal, "softcap": 1.5},
+}
+
+
+@pytest.mark.parametrize("options", KEPT.values(), ids=KEPT)
+class TestAgain:
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+    def test_a_graph_that_is_kept_gives_the_same(self, normal, options, attend):
+        inputs = [torch.tensor(normal(2, 9, 3), requires_grad=True) for _ in "qkv"]
+        output = attend(*inputs, **options).sin().sum()
+        once = torch.autograd.grad(output, inputs, retain_graph=True)
+        for first, second in zip(once, torch.autograd.grad(output, inputs), strict=True):
+            assert_array_equal(first, second)
+
+    @pytest.mark.parametrize("reentrant", [True, False])
+    def test_recomputed_in_the_backward_pass(self, normal, options, reentrant):
+        inputs = [torch.tensor(normal(2, 9, 3), requires_grad=True) for _ in "qkv"]
+        attend = partial(sa.flash_attention, **options)
+        found = []
+        for output in (checkpoint(attend, *inputs, use_reentrant=reentrant), attend(*inputs)):
+            for x in inputs:
+                x.grad = None
+            output.sin().sum().backward()
+            found.append([x.grad for x in inputs])
+        for ours, theirs in zip(*found, strict=True):
+            assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+class TestAutocast:
+    """What is computed in float32 stays so: torch would narrow the products."""
+
+    CALLS = {  # noqa: RUF012
+        "attention": sa.attention,
+        "attention, softcap": partial(sa.attention, softcap=30.0, mask=sa.causal),
+        "flash": sa.flash_attention,
+        "flash, tiles": partial(sa.flash_attention, mask=sa.sliding_window(3)),
+        "flash, softcap": partial(sa.flash_attention, softcap=30.0, mask=sa.causal),
+        "linear": sa.linear_attention,
+        "linear, causal": partial(sa.linear_attention, causal=True),
+    }
+
+    @pytest.mark.parametrize("name", CALLS)
+    @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+    def test_nothing_changes(self, normal, half, name, kind):
+        inputs = [torch.tensor(normal(2, 70, 16), dtype=kind, requires_grad=True) for _ in range(3)]
+        with torch.autocast("cpu", half):
+            found = self.CALLS[name](*inputs)
+        expected = self.CALLS[name](*inputs)
+        assert found.dtype == kind
+        assert_array_equal(found.detach().float(), expected.detach().float())
+        gradients = [torch.autograd.grad(output.float().sin().sum(), inputs) for output in (found, expected)]
+        for ours, theirs in zip(*gradients, strict=True):
+            assert_array_equal(ours.float(), theirs.float())
+
+    @pytest.mark.parametrize("attend", [sa.attention, sa.flash_attention], ids=["attention", "flash"])
+    def test_large_scores_do_not_overflow(self, normal, half, attend):
+        """Of 200 · 64 the products are 2.6 million each: float16 ends at 65504."""
+        signs = torch.tensor(np.sign(normal(2, 9, 64)), dtype=half)
+        v = torch.tensor(normal(9, 3), dtype=half)
+        exact = attend(200.0 * signs[0].double(), 64.0 * signs[1].double(), v.double(), scale=1e-4)
+        for inside in (False, True):
+            with torch.autocast("cpu", half, enabled=inside):
+                found = attend(200.0 * signs[0], 64.0 * signs[1], v, scale=1e-4)
+            assert_allclose(found.double(), exact, atol=8 * torch.finfo(half).eps)
 
 
 class TestTracing:
