@@ -186,7 +186,7 @@ def test_at_the_smoke_profile_it_decides_nothing(
 def test_two_experiments_at_the_smoke_profile(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in EXPERIMENTS.keys() - {"scaling_init", "qk_norm"}:
+    for name in EXPERIMENTS.keys() - {"scaling_init", "rank_collapse"}:
         monkeypatch.delitem(EXPERIMENTS, name)
     published = {path: path.read_bytes() for path in EXPERIMENTS.values()}
     assert main(["run", "--profile", "smoke"]) == 0

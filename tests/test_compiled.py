@@ -51,7 +51,7 @@ torch.testing.assert_close(program.module()(*given), Attending()(*given))
 """,
     "a layer": """
 torch._dynamo.config.recompile_limit = 1  # once for all lengths
-for positions, training in ((None, False), (Rotary(), False), (Alibi(), True), (RelativeBias(4), True)):
+for positions, training in ((Rotary(), False), (Alibi(), True), (RelativeBias(4), True)):
     options = {"num_kv_heads": 2, "positions": positions, "qk_norm": torch.nn.RMSNorm, "dropout": 1e-12}
     layer = MultiHeadAttention(8, 4, **options).train(training)
     torch.compiler.reset()
@@ -80,7 +80,7 @@ class Causal(torch.nn.Module):
     def forward(self, x, memory=None):
         return self.layer(x, memory, mask=sa.causal)
 batch, n, m = (torch.export.Dim(name, min=2, max=99) for name in ("batch", "n", "m"))
-for positions, training in ((None, True), (Rotary(), True), (Alibi(), False), (RelativeBias(4), False)):
+for positions, training in ((Rotary(), True), (RelativeBias(4), False)):
     model = Causal(MultiHeadAttention(8, 4, num_kv_heads=2, positions=positions, dropout=1e-12))
     model.train(training)
     program = torch.export.export(model, (torch.randn(3, 9, 8),), dynamic_shapes=({0: batch, 1: n},))
