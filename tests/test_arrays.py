@@ -147,7 +147,16 @@ def test_what_is_not_finite_is_named(value):
         number("x", value)
 
 
+def test_half_is_a_positive_number():
+    assert number("base", 0.5, positive=True) == 0.5
+
+
 class TestTraced:
+    def test_what_is_traced_stays_as_it_is(self):
+        seen = []
+        torch.func.vmap(lambda x: (seen.extend([x, integer("n", x), number("s", x)]), x)[1])(torch.ones(3))
+        assert seen[0] is seen[1] is seen[2]
+
     def test_arrays_at_hand_are_not(self, like):
         assert not traced(like([1.0]), None, 3.0)
 
@@ -220,3 +229,8 @@ class TestUndisturbed:
             with undisturbed(x):
                 assert (x @ x).dtype == torch.float32
             assert (x @ x).dtype == kind
+
+    def test_a_tensor_without_data_has_no_autocast(self):
+        x = torch.ones(2, device="meta")
+        with undisturbed(x):
+            assert (x + 1).device.type == "meta"

@@ -159,6 +159,29 @@ class TestInterval:
     def test_is_as_narrow_as_the_rule_tells(self, make, lo, hi):
         assert_array_equal(make().interval(3, 4)[:2], [lo, hi])
 
+    def test_a_shift_reaches_as_far_as_a_sequence_may(self):
+        assert sa.causal.shift(0) is sa.causal
+        for far in (2**61, -(2**61)):
+            assert sa.causal.shift(far).offset == far
+            with pytest.raises(ValueError, match=f"got {far + np.sign(far)}"):
+                sa.causal.shift(far + int(np.sign(far)))
+
+    @pytest.mark.parametrize(
+        "mask", [sa.causal, sa.Mask(lambda i, j: j <= i), sa.documents([1] * 3)], ids=count()
+    )
+    def test_the_dense_mask_is_made_where_the_example_is(self, mask):
+        assert mask.dense(3, 3, torch.ones(1, device="meta")).device.type == "meta"
+
+    @pytest.mark.usefixtures("unchecked")
+    @pytest.mark.parametrize("mask", [sa.causal, sa.causal.shift(1)], ids=str)
+    def test_a_shift_is_an_integer(self, mask):
+        with pytest.raises(TypeError, match=r"^offset is an integer; got 1\.5"):
+            mask.shift(1.5)
+
+    def test_a_predicate_may_bring_axes_of_its_own(self):
+        ends = np.array([1, 3])[:, None, None, None]
+        assert sa.Mask(lambda i, j: j < ends).dense(2, 4).shape == (2, 1, 2, 4)
+
     def test_a_rule_without_bounds_has_none_however_many_keys_there_are(self):
         assert_array_equal((~sa.causal).interval(2, 1000)[:2], [[0, 0], [1000, 1000]])
 
@@ -362,6 +385,18 @@ class TestData:
     def test_prints_as_it_was_written(self, written):
         assert repr(WRITTEN[written]) == written
         assert eval(written, vars(sa) | {"same_parity": same_parity}) == WRITTEN[written]
+
+    def test_what_needs_no_parentheses_has_none(self):
+        assert repr(sa.causal | sa.prefix(1) | sa.prefix(2)) == "causal | prefix(1) | prefix(2)"
+        assert repr(sa.causal & sa.prefix(1) & sa.prefix(2)) == "causal & prefix(1) & prefix(2)"
+
+    def test_a_predicate_without_a_name_prints_itself(self):
+        predicate = partial(same_parity)
+        assert repr(sa.Mask(predicate)) == f"Mask({predicate})"
+
+    def test_unequal_masks_have_unequal_hashes(self):
+        assert len({hash(mask) for mask in WRITTEN.values()}) == len(WRITTEN)
+        assert hash(sa.padding(1)) != hash(sa.prefix(1))
 
     def test_long_arrays_are_cut_short(self):
         assert repr(sa.documents(np.arange(99))) == "documents([0, 1, 2, ..., 96, 97, 98])"
