@@ -60,7 +60,8 @@ def attention_weights(
             return softmax(logits(q, k, scale, softcap, bias, mask))
 
         def sums(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
-            return weights(q, k, bias) @ v
+            found = weights(q, k, bias)
+            return found @ xp.astype(v, found.dtype, copy=False)
 
         if finite(q, k, bias=bias):
             return xp.astype(weights(q, k, bias), q.dtype, copy=False)

@@ -1,4 +1,5 @@
 import math
+import sys
 from functools import partial
 
 import numpy as np
@@ -252,3 +253,82 @@ class TestTorch:
         mask = sa.causal & sa.padding(3)
         mapped = torch.func.vmap(lambda q, k, v: sa.attention(q, k, v, mask=mask))(q, k, v)
         assert_allclose(mapped, sa.attention(q, k, v, mask=mask), atol=1e-12)
+
+
+def weighing(q, k, v, **options):
+    """`attention` by way of the weights."""
+    return sa.attention_weights(q, k, **options) @ v
+
+
+EVERY = slice(None)
+# where it stands, and the outputs in which it shows under a causal mask: rows, columns
+WRONG = {
+    "q": ((2, 0), (slice(2, 3), EVERY)),
+    "k": ((2, 0), (slice(2, None), EVERY)),
+    "v": ((2, 1), (slice(2, None), slice(1, 2))),
+    "bias": ((3, 1), (slice(3, 4), EVERY)),
+    "forbidden bias": ((3, 4), (slice(0), EVERY)),
+}
+
+
+class TestWhatIsNoNumber:
+    @pytest.mark.parametrize("where", WRONG)
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("half", [False, True])
+    def test_shows_where_it_is_seen_and_nowhere_else(self, like, xp, normal, where, wrong, half):
+        """In the other rows and columns the output is that of numbers which nobody may see or uses."""
+        if half and xp is not torch:
+            return
+        q, k, v, bias = normal(2, 5, 3), normal(2, 5, 3), normal(2, 5, 2), normal(5, 5)
+        arrays, (at, seen) = {"q": q, "k": k, "v": v, "bias": bias}, WRONG[where]
+        kind, tolerance = ("float32", 1e-3) if half else ("float64", 1e-12)
+        plain = {name: like(array, kind) for name, array in arrays.items()}
+        if half:
+            plain = {name: x.half() for name, x in plain.items()}
+        expected = np.asarray(sa.attention(**plain, mask=sa.causal)).copy()
+        if (where, wrong) == ("bias", -np.inf):  # forbidden, as by a mask
+            seen = slice(0), EVERY
+            forbidden = np.tri(5, dtype=bool)
+            forbidden[at] = False
+            expected = np.asarray(sa.attention(**plain, mask=like(forbidden, "bool"))).copy()
+        expected[..., seen[0], seen[1]] = np.nan
+        arrays[where.split()[-1]][(..., *at)] = wrong
+        given = {name: like(array, kind) for name, array in arrays.items()}
+        given = {name: x.half() for name, x in given.items()} if half else given
+        found = sa.attention(**given, mask=sa.causal)
+        assert found.dtype == plain["q"].dtype
+        assert_allclose(found, expected, atol=tolerance)
+        if where != "v":
+            assert_allclose(
+                np.asarray(weighing(**given | {"v": plain["v"]}, mask=sa.causal)), expected, atol=tolerance
+            )
+
+    def test_finite_numbers_are_not_searched_again(self, like, normal, monkeypatch):
+        monkeypatch.setattr(sys.modules["selfattn.attention"], "showing", None)
+        x = like(normal(3, 2))
+        assert sa.attention(x, x, x, bias=like(np.log(np.tri(3) + 1e-9))).shape == (3, 2)
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        "options", [{"scale": 0.3}, {"softcap": 0.7}, {"scale": 3.0, "softcap": 2.0}], ids=str
+    )
+    def test_take_every_option(self, like, normal, options):
+        q, k, bias = like(normal(2, 4, 3)), like(normal(2, 5, 3)), like(normal(4, 5))
+        given = {"mask": sa.sliding_window(2, 1), "bias": bias} | options
+        average = sa.attention(q, k, like(np.broadcast_to(np.eye(5), (2, 5, 5))), **given)
+        assert_allclose(sa.attention_weights(q, k, **given), average, atol=1e-12)
+
+    def test_a_softcap_is_positive(self, like):
+        x = like(np.ones((2, 2)))
+        with pytest.raises(ValueError, match=r"softcap is a positive number; got -1\.0"):
+            sa.attention_weights(x, x, softcap=-1.0)
+
+    @pytest.mark.parametrize(
+        "attend", [sa.attention, lambda q, k, v, bias: sa.attention_weights(q, k, bias=bias)]
+    )
+    def test_nothing_is_raised_by_the_lowest_number_as_a_bias(self, normal, attend):
+        x, bias = normal(3, 2).astype(np.float32), np.log(np.tri(3, dtype=np.float32) + 1e-38)
+        bias[bias < -50] = np.finfo(np.float32).min
+        with np.errstate(all="raise"):
+            assert np.isfinite(attend(x, x, x, bias=bias)).all()
