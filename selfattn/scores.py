@@ -43,8 +43,8 @@ def scaled_dot_product(
 
     .. math:: s_{ij} = \frac{q_i \cdot k_j}{\sqrt{d_k}}
 
-    (Vaswani et al. 2017, eq. 1.) The queries are scaled before the product, so that half precisions
-    overflow later. Shapes and errors: see `dot_product`.
+    (Vaswani et al. 2017, eq. 1.) The queries are scaled before the product, so that float16
+    overflows later. Shapes and errors: see `dot_product`.
 
     >>> import numpy as np
     >>> scaled_dot_product(np.ones((1, 4)), np.ones((2, 4)))

@@ -9,7 +9,8 @@ from torch.nn.functional import linear
 def states(cell: LSTMCell | GRUCell, x: Tensor) -> Tensor:
     """The states after each token of ``(batch, n, d_in)``, ``(batch, n, width)``.
 
-    An LSTM (Hochreiter & Schmidhuber 1997) or a GRU (Cho et al. 2014), whose state is zero at first.
+    An LSTM (Hochreiter & Schmidhuber 1997; its forget gate: Gers, Schmidhuber & Cummins 2000) or a GRU (Cho
+    et al. 2014), whose state is zero at first.
 
     >>> states(LSTMCell(3, 5), torch.ones(2, 7, 3)).shape
     torch.Size([2, 7, 5])
