@@ -5,9 +5,9 @@ ifeq ($(OS),Windows_NT)
 BIN := .venv/Scripts
 endif
 
-# Three at a time on two cores: they often wait, for a kernel or a page. A thread each unless the shell says more:
-# kernels that share a core's threads wait for each other. A cell of an experiment computes on one thread anyhow.
-NBVAL := OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(BIN)/python -m pytest -n 3 --dist loadscope \
+# Two kernels at a time, a thread each unless the shell says more: kernels that share a core's threads wait for
+# each other. A cell of an experiment computes on one thread anyhow.
+NBVAL := OMP_NUM_THREADS=$(or $(OMP_NUM_THREADS),1) $(BIN)/python -m pytest -n 2 --dist loadscope \
     -o addopts= --nbval-lax --nbval-current-env
 
 .PHONY: help environment book test experiments verify bench refresh pins lint clean
@@ -58,7 +58,7 @@ _build/html/index.html: _config.yml _toc.yml $(wildcard experiments/*/*.ipynb) \
 	@touch $@
 
 test: book
-	$(BIN)/python -m pytest -n 3 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 	SELFATTN_FRESH=1 SELFATTN_RECORD=sample $(NBVAL) book experiments
 
 # An experiment's notebook is served the cells of its published run, after a few of them (test) or all of them
