@@ -200,7 +200,7 @@ def test_a_full_disk(project: Project, kind: str) -> None:
     """A store on a disk of 16 kB or, where nobody may mount one, files of at most 512 bytes."""
     if kind == "mounted":
         if not mounting_is_permitted(project.root):
-            pytest.skip("mounting a small disk is not permitted here")
+            pytest.skip("nobody may mount a small disk here; the case `limited` fills one everywhere")
         typed = (
             f"{MOUNT}; {sys.executable} -m experiments run {TINY}; code=$?; cp -r runs/cells seen; exit $code"
         )

@@ -204,7 +204,7 @@ def browser():
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(
-            "Chromium isn't installed: no check in a browser"
+            "Chromium isn't installed: no check in a browser; `.ci/run` installs it, and fails without it"
         )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
